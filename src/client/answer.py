@@ -1,0 +1,180 @@
+"""A job's answer as it comes: pieces of text, every event, and the way back in after a broken connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+
+from rbee.v1 import event_pb2, generation_pb2, inference_service_pb2, job_service_pb2
+from wire import errors, status
+
+CANCEL_TIMEOUT_S: Final = 5.0
+
+Message = inference_service_pb2.InferResponse | job_service_pb2.JobServiceWatchResponse
+Call = (
+    grpc.aio.UnaryStreamCall[Any, inference_service_pb2.InferResponse]
+    | grpc.aio.UnaryStreamCall[Any, job_service_pb2.JobServiceWatchResponse]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some tokens of an answer, in order, without gaps or repeats; `str(piece)` is their text."""
+
+    text: str
+    """Whole UTF-8 characters; empty while a character is incomplete."""
+    count: int
+    """How many tokens it carries."""
+    first_index: int
+    """Index of the first of them in the answer, from 0."""
+    token_ids: tuple[int, ...] = ()
+    """Their ids, where the engine tells."""
+    logprobs: tuple[generation_pb2.TokenLogprobs, ...] = ()
+    """Their log probabilities, when asked for."""
+
+    def __str__(self) -> str:
+        """Returns the text."""
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """The calls an answer is made of; `Client` gives them."""
+
+    begin: Callable[[], Call]
+    """Opens the first stream."""
+    resume: Callable[[str, int], Call]
+    """Opens a stream of a job's events after a sequence."""
+    cancel: Callable[[str], Awaitable[Any]]
+    """Cancels a job."""
+    explain: Callable[[grpc.aio.AioRpcError], errors.RbeeError]
+    """Names the error of a failed call."""
+
+
+class Answer:
+    """The answer of one job. Iterate it for `Piece`s, or `events()` for everything that happens; once.
+
+    Leaving the iteration early cancels the job unless it is detached. A broken connection is mended by re-attaching
+    after the last event seen, for `reattach_s` seconds; only then `Unreachable` is raised.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        job_id: str = "",
+        after_sequence: int = 0,
+        outlives_caller: bool = False,
+        reattach_s: float,
+        on_lost: Callable[[str], None] | None = None,
+    ) -> None:
+        self.job_id = job_id
+        """The job's id; empty until the queen has accepted it."""
+        self.sequence = after_sequence
+        """Sequence of the last event seen."""
+        self.done: event_pb2.Done | None = None
+        """Usage, timings, seed and finish reason; None until the answer is complete."""
+        self._stream = stream
+        self._outlives_caller = outlives_caller
+        self._reattach_s = reattach_s
+        self._on_lost = on_lost
+
+    def __aiter__(self) -> AsyncIterator[Piece]:
+        """Returns the pieces."""
+        return self.pieces()
+
+    async def text(self) -> str:
+        """Returns the whole answer, once it is complete."""
+        return "".join([piece.text async for piece in self])
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """Yields the answer's tokens as they come; raises the error the job ended with."""
+        async with aclosing(self.events()) as events:
+            async for event in events:
+                if event.HasField("tokens"):
+                    tokens = event.tokens
+                    yield Piece(
+                        tokens.text,
+                        tokens.count,
+                        tokens.first_index,
+                        tuple(tokens.token_ids),
+                        tuple(tokens.logprobs),
+                    )
+
+    async def events(self) -> AsyncGenerator[event_pb2.JobEvent, None]:
+        """Yields everything that happens to the job, in sequence; raises the error the job ended with."""
+        call, waits, reattached, at_rest = self._stream.begin(), self._waits(), False, False
+        try:
+            while not at_rest:
+                try:
+                    async for message in call:
+                        waits = self._waits()
+                        for event in self._fresh(message):
+                            at_rest = event.HasField("done")
+                            yield event
+                    if not at_rest:
+                        at_rest = True
+                        raise errors.Internal(
+                            f"job {self.job_id} ended without a word; see: rbee jobs show {self.job_id}"
+                        )
+                except grpc.aio.AioRpcError as error:
+                    if not self.job_id or not _is_broken(error):
+                        at_rest = True
+                        raise self._named(self._stream.explain(error)) from error
+                    await self._pause(waits, error)
+                    call, reattached = self._stream.resume(self.job_id, self.sequence), True
+        finally:
+            call.cancel()
+            # The first stream cancels its job by ending; one that was re-attached is only a viewer.
+            if reattached and not at_rest and not self._outlives_caller:
+                with suppress(errors.RbeeError):
+                    await self._stream.cancel(self.job_id)
+
+    def _fresh(self, message: Message) -> Iterator[event_pb2.JobEvent]:
+        if isinstance(message, inference_service_pb2.InferResponse) and message.job_id:
+            self.job_id = message.job_id
+        for event in message.events:
+            if event.sequence > self.sequence:
+                self.sequence = event.sequence
+                if event.HasField("done"):
+                    self.done = event.done
+                yield event
+
+    def _named(self, error: errors.RbeeError) -> errors.RbeeError:
+        """Returns the error with the job it is about, where that is known."""
+        if self.job_id:
+            error.metadata.setdefault("job_id", self.job_id)
+        return error
+
+    def _waits(self) -> Iterator[float]:
+        """Yields pauses before the tries to get back, doubling from 0.1 to 2 s, `reattach_s` seconds in all."""
+        pause, left = 0.1, self._reattach_s
+        while left > 0:
+            yield min(pause, left)
+            left -= pause
+            pause = min(pause * 2, 2.0)
+
+    async def _pause(self, waits: Iterator[float], error: grpc.aio.AioRpcError) -> None:
+        pause = next(waits, None)
+        if pause is None:
+            raise errors.Unreachable(
+                f"the queen went away while job {self.job_id} ran and did not come back within {self._reattach_s:g} s. "
+                f"What came so far is right; for the rest: rbee up, then "
+                f"rbee jobs watch {self.job_id} --after {self.sequence}",
+                "QUEEN_LOST",
+                metadata={"job_id": self.job_id, "after_sequence": str(self.sequence)},
+            ) from error
+        if self._on_lost is not None:
+            self._on_lost(self.job_id)
+        await asyncio.sleep(pause)
+
+
+def _is_broken(error: grpc.aio.AioRpcError) -> bool:
+    """Tells whether the connection failed rather than the job: only the queen's own errors carry details."""
+    said_by_queen = any(key == status.DETAILS_KEY for key, _ in error.trailing_metadata() or ())
+    return not said_by_queen and error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)

@@ -1,0 +1,5 @@
+"""`python -m client.cli` is `rbee`."""
+
+from client.cli.app import main
+
+main()

@@ -1,0 +1,75 @@
+"""`rbee status`: everything at a glance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from client.cli.call import collected, settings, with_queen
+from client.cli.hive import print_devices, print_hives
+from client.cli.worker import print_workers
+from client.render import words
+from client.render.table import as_dict, print_json
+
+if TYPE_CHECKING:
+    from client.client import Client
+    from rbee.v1 import hive_pb2, job_pb2, worker_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What the queen knows."""
+
+    is_serving: bool
+    hives: list[hive_pb2.Hive]
+    workers: list[worker_pb2.Worker]
+    unfinished: list[job_pb2.Job]
+
+    def count(self, state: int) -> int:
+        """Returns how many jobs are in a state."""
+        return sum(job.state == state for job in self.unfinished)
+
+
+def status(
+    ctx: typer.Context,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Shows the queen, hives, devices, workers and the queue."""
+    cluster = with_queen(ctx, _look)
+    from rbee.v1 import job_pb2
+
+    queued = cluster.count(job_pb2.JOB_STATE_QUEUED)
+    running = len(cluster.unfinished) - queued
+    if as_json:
+        print_json(
+            {
+                "queen": {"address": settings(ctx).queen, "serving": cluster.is_serving},
+                "hives": [as_dict(hive) for hive in cluster.hives],
+                "workers": [as_dict(worker) for worker in cluster.workers],
+                "jobs": {"queued": queued, "running": running},
+            }
+        )
+        return
+    print(f"queen {'serves' if cluster.is_serving else 'is stopping'} at {settings(ctx).queen}")
+    print(f"{words.plural(queued, 'job')} queued, {running} running\n")
+    print_hives(cluster.hives)
+    if cluster.hives:
+        print()
+        print_devices(cluster.hives)
+        print()
+        print_workers(cluster.workers)
+
+
+async def _look(queen: Client) -> Cluster:
+    from rbee.v1 import job_pb2
+
+    unfinished = [job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_DISPATCHED, job_pb2.JOB_STATE_RUNNING]
+    return Cluster(
+        await queen.is_serving(),
+        await collected(queen.hives()),
+        await collected(queen.workers()),
+        await collected(queen.list_jobs(states=unfinished, page_size=1000)),
+    )

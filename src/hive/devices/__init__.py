@@ -1,0 +1,1 @@
+"""What the machine's processors and GPUs are and how busy they are."""

@@ -1,0 +1,1 @@
+"""Calls a hive makes to its workers."""

@@ -1,0 +1,1 @@
+"""What the queen and the workers call."""

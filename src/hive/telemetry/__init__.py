@@ -1,0 +1,1 @@
+"""What is reported to the queen, and the stream that carries it."""

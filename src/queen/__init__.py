@@ -1,0 +1,1 @@
+"""The queen: admission, queue, placement, routing and state. A daemon, started as `queen-rbee`."""

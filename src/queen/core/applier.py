@@ -1,0 +1,51 @@
+"""A scheduler proposes, the applier disposes: each proposal is checked against the newest state."""
+
+from __future__ import annotations
+
+from queen.core import feasibility
+from queen.core.model import Action, Job, JobState, Proposal
+from queen.core.ports import ClusterView
+
+
+def refusal(proposal: Proposal, job: Job | None, cluster: ClusterView) -> str:
+    """Returns why a proposal must not take effect; "" when nothing speaks against it.
+
+    `job` is the newest state of the job it is about, None when there is no such job.
+    """
+    if job is None:
+        return f"there is no job {proposal.job_id}"
+    if job.state is not JobState.QUEUED:
+        return f"the job is {job.state}, not queued"
+    if proposal.action is Action.DISPATCH:
+        return _dispatch_refusal(proposal, job, cluster)
+    if proposal.action is Action.START_WORKER:
+        return _start_refusal(proposal, cluster)
+    if proposal.action is Action.EVICT:
+        return _evict_refusal(proposal, cluster)
+    return ""
+
+
+def _dispatch_refusal(proposal: Proposal, job: Job, cluster: ClusterView) -> str:
+    worker = cluster.get_worker(proposal.worker_id)
+    if worker is None:
+        return f"there is no worker {proposal.worker_id}"
+    reason = feasibility.worker_reject_reason(job, worker, cluster.slots_available(worker.id))
+    return f"worker {worker.id} {reason}" if reason else ""
+
+
+def _start_refusal(proposal: Proposal, cluster: ClusterView) -> str:
+    hive, spec = cluster.get_hive(proposal.hive_id), proposal.spec
+    if hive is None or spec is None:
+        return f"there is no hive {proposal.hive_id}"
+    if reason := feasibility.hive_reject_reason(hive):
+        return reason
+    device, reason = feasibility.find_device(hive, spec.memory_mb, cluster.loading_claims_mb(hive.id))
+    return "" if device is not None else f"{hive.id} {reason}"
+
+
+def _evict_refusal(proposal: Proposal, cluster: ClusterView) -> str:
+    worker = cluster.get_worker(proposal.worker_id)
+    if worker is None:
+        return f"there is no worker {proposal.worker_id}"
+    taken = worker.slots_total - cluster.slots_available(worker.id)
+    return f"worker {worker.id} runs {taken} jobs" if taken else ""

@@ -1,0 +1,133 @@
+"""What the queen's parts ask of each other. Implementations live in the other rooms; core knows only these shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Protocol
+
+from queen.core.model import Decision, Hive, Job, JobState, ModelFile, Proposal, Worker
+
+
+class ClusterView(Protocol):
+    """What is there, as last reported; answers queries and decides nothing."""
+
+    def get_hive(self, hive_id: str) -> Hive | None:
+        """Returns a hive by name, online or not."""
+        ...
+
+    def get_worker(self, worker_id: str) -> Worker | None:
+        """Returns a worker of an online hive."""
+        ...
+
+    def list_online_hives(self) -> list[Hive]:
+        """Returns the hives that are heard of, by name."""
+        ...
+
+    def list_online_workers(self) -> list[Worker]:
+        """Returns the workers of online hives, by id."""
+        ...
+
+    def find_workers_with_model(self, model_ref: str) -> list[Worker]:
+        """Returns the online workers that have a model loaded or are loading it, by id."""
+        ...
+
+    def slots_available(self, worker_id: str) -> int:
+        """Returns how many slots of a worker no job has reserved."""
+        ...
+
+    def find_file(self, model_ref: str, hive_id: str) -> ModelFile | None:
+        """Returns a model's file as that hive names it; None where the hive has none."""
+        ...
+
+    def loading_claims_mb(self, hive_id: str) -> dict[str, int]:
+        """Returns memory booked for workers that do not show in free memory yet, MB by device id."""
+        ...
+
+
+class JobScheduler(Protocol):
+    """Answers which worker serves which job. It only proposes."""
+
+    name: str
+    version: str
+
+    async def decide(self, queue: Sequence[Job], cluster: ClusterView, now: float) -> list[Proposal]:
+        """Returns at most one proposal per job; a job without one waits. `queue` is in queue order."""
+        ...
+
+
+class Dispatcher(Protocol):
+    """Runs a job that was given to a worker."""
+
+    def dispatch(self, job_id: str, worker: Worker) -> None:
+        """Starts running a job whose slot is reserved; returns at once."""
+        ...
+
+
+class WorkerStarter(Protocol):
+    """Starts workers; concurrent wishes for one model share one start."""
+
+    def start_for(self, proposal: Proposal) -> None:
+        """Starts the worker a proposal asks for, on behalf of its job; returns at once."""
+        ...
+
+    def tell_waiting(self, job_id: str) -> None:
+        """Tells a waiting job that a worker is being started for its model, if one is and it was not told."""
+        ...
+
+
+class Store(Protocol):
+    """What survives the queen. Writes return when they are accepted; `flush` returns when they are on disk."""
+
+    def save_job(self, job: Job) -> None:
+        """Writes a job's newest state."""
+        ...
+
+    def save_request(self, job_id: str, spec: bytes) -> None:
+        """Keeps what a job asks for until the job ends."""
+        ...
+
+    def drop_request(self, job_id: str) -> None:
+        """Forgets what a job asked for."""
+        ...
+
+    def save_decision(self, decision: Decision) -> None:
+        """Writes a decision."""
+        ...
+
+    def save_hive(self, hive: Hive) -> None:
+        """Writes a hive as registered."""
+        ...
+
+    async def flush(self) -> None:
+        """Returns when everything saved before is on disk; raises `Unreachable` STORAGE_UNAVAILABLE when it cannot."""
+        ...
+
+    async def get_job(self, job_id: str) -> Job | None:
+        """Returns a job as last written."""
+        ...
+
+    async def find_job(self, request_id: str) -> Job | None:
+        """Returns the job a request id was used for."""
+        ...
+
+    async def list_jobs(
+        self, *, states: Collection[JobState], tenant_id: str, model: str, before_order: int | None, limit: int
+    ) -> list[Job]:
+        """Returns jobs newest first, those accepted before `before_order`. Empty filters let all pass."""
+        ...
+
+    async def list_decisions(self, job_id: str, limit: int) -> list[Decision]:
+        """Returns a job's decisions, oldest first."""
+        ...
+
+    async def load_unfinished(self) -> list[tuple[Job, bytes]]:
+        """Returns the jobs that were not at rest with what they ask for, in the order they were accepted."""
+        ...
+
+    async def last_order(self) -> int:
+        """Returns the highest `order` ever given; 0 for an empty store."""
+        ...
+
+    async def list_hives(self) -> list[Hive]:
+        """Returns the registered hives, by name."""
+        ...

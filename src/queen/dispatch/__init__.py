@@ -1,0 +1,1 @@
+"""One job on one worker: the stream, its failures, its cancellation."""

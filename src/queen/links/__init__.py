@@ -1,0 +1,1 @@
+"""How the queen reaches others: gRPC to hives and workers, and their messages turned into the queen's own values."""

@@ -1,0 +1,96 @@
+"""Calls to workers: a channel each, requests built around the serialised job, messages handed on unread."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import grpc
+
+from queen.core.faults import StreamConnectionFailed, StreamReadError
+from rbee.v1 import engine_service_pb2, engine_service_pb2_grpc
+from wire import channel, errors, status, telemetry
+
+CANCEL_TIMEOUT_S: Final = 5.0
+"""A worker that does not confirm a cancellation within this is taken for stuck (architecture.md section 2)."""
+
+_JOB_FIELD_TAG: Final = bytes([engine_service_pb2.GenerateRequest.JOB_FIELD_NUMBER << 3 | 2])
+
+
+class Generation:
+    """One running Generate call. `read` answers raw messages; each is one event."""
+
+    def __init__(self, call: grpc.aio.UnaryStreamCall[bytes, bytes]) -> None:
+        self._call = call
+        self._answered = False
+
+    async def read(self) -> bytes:
+        """Returns the next message, b"" at the end; raises the worker's error, or what the link's failure means."""
+        try:
+            message: object = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise self._failure(error) from error
+        if not isinstance(message, bytes):
+            return b""
+        self._answered = True
+        return message
+
+    def cancel(self) -> None:
+        """Ends the call; the worker ends the generation."""
+        self._call.cancel()
+
+    def _failure(self, error: grpc.aio.AioRpcError) -> errors.RbeeError:
+        found = status.from_rpc_error(error)
+        if isinstance(found, errors.Unreachable) and found.reason == grpc.StatusCode.UNAVAILABLE.name:
+            # No ErrorInfo: not the worker's own word but the transport's.
+            cls = StreamReadError if self._answered else StreamConnectionFailed
+            return cls(f"the worker was lost: {found.message}")
+        return found
+
+
+class WorkerLinks:
+    """Channels to workers by address, opened when first used."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    def generate(
+        self, address: str, spec: bytes, *, job_id: str, attempt: int, first_sequence: int, generated: list[int]
+    ) -> Generation:
+        """Starts a generation; `spec` is the serialised JobSpec, `generated` the ids of tokens sent before."""
+        head = engine_service_pb2.GenerateRequest(
+            job_id=job_id, attempt=attempt, first_sequence=first_sequence, generated_token_ids=generated
+        ).SerializeToString()
+        request = b"".join((head, _JOB_FIELD_TAG, _varint(len(spec)), spec))
+        call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel(address).unary_stream(
+            "/rbee.v1.EngineService/Generate"
+        )
+        return Generation(call(request, metadata=telemetry.inject()))
+
+    async def cancel(self, address: str, job_id: str) -> None:
+        """Ends a job's generation and returns when its slot is free; raises what went wrong. Safe to repeat."""
+        stub = engine_service_pb2_grpc.EngineServiceStub(self._channel(address))
+        try:
+            await stub.Cancel(engine_service_pb2.CancelRequest(job_id=job_id), timeout=CANCEL_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            found = status.from_rpc_error(error)
+            if not isinstance(found, errors.NotFound):
+                raise found from error
+
+    async def close(self) -> None:
+        """Closes all channels."""
+        await asyncio.gather(*(channel.close() for channel in self._channels.values()))
+
+    def _channel(self, address: str) -> grpc.aio.Channel:
+        if address not in self._channels:
+            self._channels[address] = channel.dial(address)
+        return self._channels[address]
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)

@@ -1,0 +1,1 @@
+"""What has to be there before a job can run: workers started on hives, hives started on machines."""

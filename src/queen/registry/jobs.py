@@ -1,0 +1,189 @@
+"""The jobs that are alive, in RAM: every change goes through the lifecycle table and on to the store."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import insort
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from opentelemetry.context import Context
+
+from queen.core import lifecycle
+from queen.core.lifecycle import JobEvent
+from queen.core.model import Attempt, Decision, Failure, Job, JobState, Priority
+from queen.core.ports import Store
+from queen.registry.feed import JobFeed
+from wire.errors import RbeeError
+
+PROMOTE_AFTER_S: Final = 300.0
+"""A batch job that has waited this long goes with the interactive ones (architecture.md section 2)."""
+
+KEPT_AFTER_REST: Final = 256
+"""Jobs at rest whose events are kept in RAM for callers that re-attach."""
+
+
+@dataclass(slots=True)
+class LiveJob:
+    """A job, what it asks for (a serialised JobSpec, never parsed again), its events and its newest decision."""
+
+    job: Job
+    spec: bytes
+    feed: JobFeed = field(default_factory=JobFeed)
+    decision: Decision | None = None
+    not_before: float = 0.0
+    context: Context = field(default_factory=Context)
+    task: asyncio.Task[None] | None = None
+    told_position: int = 0
+
+
+class JobTable:
+    """All jobs not at rest, and the newest ones at rest. `on_queued` is called when the queue has grown."""
+
+    def __init__(self, store: Store, on_queued: Callable[[], None]) -> None:
+        self._store = store
+        self._on_queued = on_queued
+        self._alive: dict[str, LiveJob] = {}
+        self._resting: OrderedDict[str, LiveJob] = OrderedDict()
+        self._by_request: dict[str, str] = {}
+        self._queues: dict[Priority, list[tuple[int, str]]] = {Priority.INTERACTIVE: [], Priority.BATCH: []}
+        self._settled = asyncio.Event()
+        self._holding = False
+
+    def add(self, live: LiveJob) -> None:
+        """Takes in a queued job; it is saved with its request."""
+        job = live.job
+        self._store.save_request(job.id, live.spec)
+        self._store.save_job(job)
+        self.restore(live)
+
+    def restore(self, live: LiveJob) -> None:
+        """Takes in a queued job the store has already."""
+        job = live.job
+        assert job.state is JobState.QUEUED, "jobs enter the table by the queue"
+        self._alive[job.id] = live
+        if job.request_id:
+            self._by_request[job.request_id] = job.id
+        self._enqueue(job)
+
+    def get(self, job_id: str) -> LiveJob | None:
+        """Returns a job that is alive or came to rest a short while ago."""
+        return self._alive.get(job_id) or self._resting.get(job_id)
+
+    def find(self, request_id: str) -> LiveJob | None:
+        """Returns the job a request id was used for, if it is still in RAM."""
+        job_id = self._by_request.get(request_id)
+        return None if job_id is None else self.get(job_id)
+
+    def alive(self) -> Iterable[LiveJob]:
+        """Returns the jobs that are not at rest."""
+        return tuple(self._alive.values())
+
+    def queued(self, now: float) -> Iterator[LiveJob]:
+        """Yields the waiting jobs in queue order: interactive and promoted batch jobs by age, then batch jobs by age.
+
+        Jobs that wait for a retry are left out until their time.
+        """
+        interactive, batch = self._queues[Priority.INTERACTIVE], self._queues[Priority.BATCH]
+        promoted = 0
+        while promoted < len(batch) and self._waited(batch[promoted][1], now) >= PROMOTE_AFTER_S:
+            promoted += 1
+        for _, job_id in (*sorted((*interactive, *batch[:promoted])), *batch[promoted:]):
+            live = self._alive[job_id]
+            if live.not_before <= now and not (self._holding and live.job.detached):
+                yield live
+
+    def queue_depth(self) -> int:
+        """Returns how many jobs wait."""
+        return sum(len(queue) for queue in self._queues.values())
+
+    def position(self, job_id: str, now: float) -> int:
+        """Returns a waiting job's place in the queue, 1 for the next; 0 when it does not wait."""
+        for place, live in enumerate(self.queued(now), start=1):
+            if live.job.id == job_id:
+                return place
+        return 0
+
+    async def settled(self) -> None:
+        """Returns when nothing runs and nobody waits; detached jobs stay in the queue from now on."""
+        self._holding = True
+        self._check_settled()
+        await self._settled.wait()
+
+    def _check_settled(self) -> None:
+        if self._holding and all(one.job.detached and one.job.state is JobState.QUEUED for one in self.alive()):
+            self._settled.set()
+
+    # What happens to a job. Each returns the job as it is then.
+
+    def dispatched(self, live: LiveJob, worker_id: str, hive_id: str, now: float) -> Job:
+        """The job was given to a worker."""
+        attempt = Attempt(len(live.job.attempts) + 1, worker_id, hive_id, now)
+        return self._move(live, JobEvent.DISPATCHED, attempts=(*live.job.attempts, attempt))
+
+    def started(self, live: LiveJob, now: float) -> Job:
+        """Its first token came."""
+        return self._move(live, JobEvent.STARTED, first_token_time=live.job.first_token_time or now)
+
+    def retried(self, live: LiveJob, failure: Failure, now: float, delay_s: float) -> Job:
+        """Its attempt failed and it waits for another, not before `delay_s` have passed."""
+        live.not_before = now + delay_s
+        if delay_s:
+            asyncio.get_running_loop().call_later(delay_s, self._on_queued)
+        return self._move(live, JobEvent.RETRIED, attempts=_ended(live.job.attempts, now, failure))
+
+    def completed(self, live: LiveJob, now: float, **facts: Any) -> Job:
+        """It ended well; `facts` are usage, finish_reason and seed."""
+        job = self._move(live, JobEvent.COMPLETED, end_time=now, attempts=_ended(live.job.attempts, now), **facts)
+        live.feed.close()
+        return job
+
+    def failed(self, live: LiveJob, failure: Failure, error: RbeeError, now: float) -> Job:
+        """It ended with an error, which its callers get."""
+        attempts = _ended(live.job.attempts, now, failure)
+        job = self._move(live, JobEvent.FAILED, end_time=now, failure=failure, attempts=attempts)
+        live.feed.close(error)
+        return job
+
+    def cancelled(self, live: LiveJob, error: RbeeError, now: float) -> Job:
+        """Somebody ended it; its callers get the error that says so."""
+        job = self._move(live, JobEvent.CANCELLED, end_time=now, attempts=_ended(live.job.attempts, now))
+        live.feed.close(error)
+        return job
+
+    def _move(self, live: LiveJob, event: JobEvent, **facts: Any) -> Job:
+        before = live.job
+        live.job = replace(before, state=lifecycle.next_job_state(before.state, event), **facts)
+        if before.state is JobState.QUEUED:
+            self._queues[before.priority].remove((before.order, before.id))
+        if live.job.state is JobState.QUEUED:
+            self._enqueue(live.job)
+        self._store.save_job(live.job)
+        if live.job.resting:
+            self._rest(live)
+        self._check_settled()
+        return live.job
+
+    def _enqueue(self, job: Job) -> None:
+        insort(self._queues[job.priority], (job.order, job.id))
+        self._on_queued()
+
+    def _rest(self, live: LiveJob) -> None:
+        del self._alive[live.job.id]
+        live.spec = b""
+        self._store.drop_request(live.job.id)
+        self._resting[live.job.id] = live
+        if len(self._resting) > KEPT_AFTER_REST:
+            _, oldest = self._resting.popitem(last=False)
+            self._by_request.pop(oldest.job.request_id, None)
+
+    def _waited(self, job_id: str, now: float) -> float:
+        return now - self._alive[job_id].job.submit_time
+
+
+def _ended(attempts: tuple[Attempt, ...], now: float, failure: Failure | None = None) -> tuple[Attempt, ...]:
+    if not attempts or attempts[-1].end_time is not None:
+        return attempts
+    return (*attempts[:-1], replace(attempts[-1], end_time=now, failure=failure))

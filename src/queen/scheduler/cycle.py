@@ -1,0 +1,144 @@
+"""The scheduling cycle: woken by what happens, never by a poll; many wakes before a turn make one cycle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from itertools import islice
+from typing import Final
+
+from opentelemetry import trace
+
+from queen.core import applier
+from queen.core.model import Action, Decision, Job, Proposal
+from queen.core.ports import Dispatcher, JobScheduler, Store, WorkerStarter
+from queen.registry.cluster import Cluster
+from queen.registry.jobs import JobTable, LiveJob
+from wire import telemetry
+from wire.clock import Clock
+
+log = logging.getLogger(__name__)
+
+WINDOW: Final = 1000
+"""Jobs looked at in one cycle, from the head of the queue. More would make a long queue slow to move."""
+
+
+class SchedulingCycle:
+    """Asks the scheduler about the queue, holds each proposal against the applier's rules, and lets it take effect."""
+
+    def __init__(
+        self,
+        *,
+        scheduler: JobScheduler,
+        jobs: JobTable,
+        cluster: Cluster,
+        dispatcher: Dispatcher,
+        starter: WorkerStarter,
+        reject: Callable[[LiveJob, Proposal], None],
+        store: Store,
+        clock: Clock,
+        new_id: Callable[[str], str],
+        woken: asyncio.Event,
+    ) -> None:
+        self._scheduler = scheduler
+        self._jobs = jobs
+        self._cluster = cluster
+        self._dispatcher = dispatcher
+        self._starter = starter
+        self._reject = reject
+        self._store = store
+        self._clock = clock
+        self._new_id = new_id
+        self._woken = woken
+
+    async def run(self) -> None:
+        """Runs cycles until cancelled."""
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            await self._cycle()
+
+    async def _cycle(self) -> None:
+        now = self._clock.now()
+        queue = [live.job for live in islice(self._jobs.queued(now), WINDOW)]
+        if not queue:
+            return
+        begun = self._clock.monotonic()
+        proposals = await self._scheduler.decide(queue, self._cluster, now)
+        duration = (self._clock.monotonic() - begun) / len(queue)
+        for proposal in proposals:
+            self._apply(proposal, now, duration)
+
+    def _apply(self, proposal: Proposal, now: float, duration_s: float) -> None:
+        live = self._jobs.get(proposal.job_id)
+        refusal = applier.refusal(proposal, live.job if live else None, self._cluster)
+        decision = Decision(
+            id=self._new_id("dec"),
+            proposal=proposal,
+            policy=self._scheduler.name,
+            policy_version=self._scheduler.version,
+            decide_time=now,
+            duration_s=duration_s,
+            refusal=refusal,
+        )
+        if live is not None:
+            self._record(live, decision)
+        if refusal:
+            log.info("refused: %s %s: %s", proposal.action, proposal.worker_id or proposal.hive_id, refusal)
+        elif live is not None:
+            self._effect(live, proposal, now)
+
+    def _record(self, live: LiveJob, decision: Decision) -> None:
+        before = live.decision
+        if before is not None and (before.proposal.action, before.proposal.reason, before.refusal) == (
+            decision.proposal.action,
+            decision.proposal.reason,
+            decision.refusal,
+        ):
+            return  # still waiting for the same reason
+        live.decision = decision
+        self._store.save_decision(decision)
+        _trace(live, decision)
+
+    def _effect(self, live: LiveJob, proposal: Proposal, now: float) -> None:
+        job: Job = live.job
+        if proposal.action is Action.DISPATCH:
+            worker = self._cluster.get_worker(proposal.worker_id)
+            assert worker is not None, "the applier has seen it"
+            self._cluster.reserve(worker.id, job.id)
+            self._jobs.dispatched(live, worker.id, worker.hive_id, now)
+            self._dispatcher.dispatch(job.id, worker)
+        elif proposal.action is Action.START_WORKER:
+            self._starter.start_for(proposal)
+        elif proposal.action is Action.WAIT:
+            self._starter.tell_waiting(live.job.id)
+        elif proposal.action is Action.REJECT:
+            self._reject(live, proposal)
+
+
+def _trace(live: LiveJob, decision: Decision) -> None:
+    proposal = decision.proposal
+    end_ns = int((decision.decide_time + decision.duration_s) * 1e9)
+    span = telemetry.tracer().start_span(
+        telemetry.SPAN_DECIDE, context=live.context, start_time=int(decision.decide_time * 1e9)
+    )
+    if span.is_recording():
+        span.set_attributes(
+            {
+                "rbee.policy": decision.policy,
+                "rbee.policy.version": decision.policy_version,
+                "rbee.decision.action": proposal.action.value,
+                "rbee.decision.reason": proposal.reason,
+                "rbee.decision.refusal": decision.refusal,
+                "rbee.worker.id": proposal.worker_id,
+                "rbee.hive.id": proposal.hive_id,
+                "rbee.candidates": [
+                    f"{candidate.worker_id or candidate.hive_id}: {candidate.reject_reason or 'eligible'}"
+                    for candidate in proposal.candidates
+                ],
+            }
+        )
+        if decision.refusal:
+            span.set_status(trace.StatusCode.ERROR, decision.refusal)
+    span.end(end_ns)

@@ -1,0 +1,1 @@
+"""The contract's services, thin: convert, call, convert."""

@@ -1,0 +1,152 @@
+"""How a job gets in: checked, its model resolved, given an id, put in the queue. Shared by Infer and Submit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+
+from queen.core.model import Job, JobType, Priority
+from queen.core.ports import Store
+from queen.links import events
+from queen.links.hives import HiveLinks
+from queen.registry.cluster import Cluster
+from queen.registry.jobs import JobTable, LiveJob
+from rbee.v1 import job_pb2
+from wire import errors, telemetry, validation
+from wire.clock import Clock
+
+DEFAULT_TIMEOUT_S = 300.0
+
+
+class Models:
+    """Resolves the names callers use to models the hives hold."""
+
+    def __init__(self, cluster: Cluster, hives: HiveLinks) -> None:
+        self._cluster = cluster
+        self._hives = hives
+
+    async def resolve(self, wanted: str) -> str:
+        """Returns the reference a name, reference or path means.
+
+        Raises `NotFound` MODEL_NOT_FOUND with the nearest names, `WrongState` MODEL_UNUSABLE for a corrupt file,
+        `Unreachable` NO_HIVES when no machine is there to ask.
+        """
+        model_ref = self._cluster.models.find(wanted)
+        if model_ref is None:
+            if not self._cluster.list_online_hives():
+                raise errors.Unreachable("no hive is online to run a model; start one with: rbee up", "NO_HIVES")
+            model_ref = await self._find_outside(wanted)
+        self._check_usable(model_ref)
+        return model_ref
+
+    async def _find_outside(self, wanted: str) -> str:
+        path = wanted.removeprefix("file:")
+        if path.startswith("/"):
+            for hive in self._cluster.list_online_hives():
+                try:
+                    file = await self._hives.inspect_model(hive.address, path)
+                except (errors.NotFound, errors.Unreachable):
+                    continue
+                return self._cluster.models.add_outside(hive.id, file)
+            raise errors.NotFound(f"no online hive has a file {path}; see: rbee model list", "MODEL_NOT_FOUND")
+        nearest = self._cluster.models.nearest(wanted)
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else "no name is like it;"
+        raise errors.NotFound(
+            f"no hive holds a model named {wanted}; {hint} See: rbee model list",
+            "MODEL_NOT_FOUND",
+            metadata={"nearest": ",".join(nearest)},
+        )
+
+    def _check_usable(self, model_ref: str) -> None:
+        files = [self._cluster.find_file(model_ref, hive.id) for hive in self._cluster.list_online_hives()]
+        held = [file for file in files if file is not None]
+        if held and all(file.defect for file in held):
+            raise errors.WrongState(
+                f"{held[0].model_ref.removeprefix('file:')} cannot be loaded: {held[0].defect}. "
+                "Fetch the file again, or choose another: rbee model list",
+                "MODEL_UNUSABLE",
+            )
+
+
+class Intake:
+    """The queen's door. Closed while she stops."""
+
+    def __init__(
+        self,
+        *,
+        jobs: JobTable,
+        models: Models,
+        store: Store,
+        clock: Clock,
+        new_id: Callable[[str], str],
+        last_order: int,
+    ) -> None:
+        self._jobs = jobs
+        self._models = models
+        self._store = store
+        self._clock = clock
+        self._new_id = new_id
+        self._order = last_order
+        self._open = True
+
+    def close(self) -> None:
+        """Takes no new jobs from now on."""
+        self._open = False
+
+    async def known(self, request_id: str) -> LiveJob | Job | None:
+        """Returns the job a request id was used for, alive or stored; None for a new or empty id."""
+        if not request_id:
+            return None
+        return self._jobs.find(request_id) or await self._store.find_job(request_id)
+
+    async def accept(self, spec: job_pb2.JobSpec, request_id: str, *, detached: bool) -> LiveJob:
+        """Checks a job and puts it in the queue; raises what is wrong with it."""
+        if not self._open:
+            raise errors.Unreachable("the queen is stopping", "QUEEN_STOPPING", retry_after_s=5.0)
+        if faults := validation.job_faults(spec):
+            raise errors.invalid(faults, "job")
+        with telemetry.tracer().start_as_current_span(telemetry.SPAN_ADMISSION):
+            model_ref = await self._models.resolve(spec.model)
+        if not self._open:
+            raise errors.Unreachable("the queen is stopping", "QUEEN_STOPPING", retry_after_s=5.0)
+        self._order += 1
+        job = _job(
+            spec,
+            job_id=self._new_id("job"),
+            order=self._order,
+            model_ref=model_ref,
+            request_id=request_id,
+            now=self._clock.now(),
+            detached=detached,
+        )
+        trace.get_current_span().set_attribute("rbee.job.id", job.id)
+        live = LiveJob(job, spec.SerializeToString(), context=otel_context.get_current())
+        # The fast path's caller is told 1 when nobody waits; the position is exact when somebody does.
+        live.feed.append(events.queued(1, self._jobs.queue_depth() + 1))
+        self._jobs.add(live)
+        return live
+
+
+def _job(
+    spec: job_pb2.JobSpec, *, job_id: str, order: int, model_ref: str, request_id: str, now: float, detached: bool
+) -> Job:
+    total_s = spec.timeouts.total.ToNanoseconds() / 1e9
+    return Job(
+        id=job_id,
+        order=order,
+        model=spec.model,
+        model_ref=model_ref,
+        submit_time=now,
+        request_id=request_id,
+        type=JobType.EMBEDDING if spec.HasField("embedding") else JobType.TEXT_GEN,
+        priority=Priority.BATCH if spec.priority == job_pb2.PRIORITY_BATCH else Priority.INTERACTIVE,
+        tenant_id=spec.tenant_id,
+        session_id=spec.session_id,
+        labels=dict(spec.labels),
+        detached=detached,
+        no_failover=spec.no_failover,
+        timeout_s=total_s or DEFAULT_TIMEOUT_S,
+        trace_id=telemetry.trace_id(),
+    )

@@ -1,0 +1,115 @@
+"""JobService: jobs after their submission."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from queen.core.model import Job, JobState
+from queen.core.ports import Store
+from queen.dispatch.dispatcher import JobDispatcher
+from queen.registry.jobs import JobTable, LiveJob
+from queen.services import convert, paging
+from queen.services.inference import relay
+from queen.services.intake import Intake
+from rbee.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
+from wire import errors, status
+from wire.clock import Clock
+
+pb = job_service_pb2
+Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_DECISIONS = 1000
+
+
+class JobService(job_service_pb2_grpc.JobServiceServicer):
+    """Hands in, watches, lists and cancels jobs. Jobs long at rest are read from the store."""
+
+    def __init__(
+        self, *, jobs: JobTable, intake: Intake, dispatcher: JobDispatcher, store: Store, clock: Clock
+    ) -> None:
+        self._jobs = jobs
+        self._intake = intake
+        self._dispatcher = dispatcher
+        self._store = store
+        self._clock = clock
+
+    async def Submit(self, request: pb.JobServiceSubmitRequest, context: Context) -> pb.JobServiceSubmitResponse:
+        """Accepts a job that runs without its caller, once it is on disk."""
+        known = await self._intake.known(request.request_id)
+        if known is None:
+            known = await self._intake.accept(request.job, request.request_id, detached=True)
+        job = known.job if isinstance(known, LiveJob) else known
+        await self._store.flush()
+        return pb.JobServiceSubmitResponse(job=await self._message(job))
+
+    async def Watch(self, request: pb.JobServiceWatchRequest, context: Context) -> None:
+        """Streams a job's events after a sequence."""
+        live = self._jobs.get(request.job_id)
+        if live is not None:
+            await relay(live.feed, context, b"", request.after_sequence)
+            return
+        job = await self._find(request.job_id)
+        if job.failure is not None:
+            raise status.from_code_number(job.failure.code, job.failure.message, job.failure.reason)
+        if job.state is JobState.CANCELLED:
+            raise errors.Cancelled(f"job {job.id} was cancelled", "JOB_CANCELLED")
+        raise errors.WrongState(
+            f"the output of job {job.id} is no longer kept; see: rbee jobs show {job.id}", "OUTPUT_DROPPED"
+        )
+
+    async def Get(self, request: pb.JobServiceGetRequest, context: Context) -> pb.JobServiceGetResponse:
+        """Tells where a job stands."""
+        return pb.JobServiceGetResponse(job=await self._message(await self._find(request.job_id)))
+
+    async def List(self, request: pb.JobServiceListRequest, context: Context) -> pb.JobServiceListResponse:
+        """Lists jobs, newest first; the queue in queue order when only queued jobs are asked for."""
+        size = paging.page_size(request.page_size)
+        states = convert.job_states(list(request.states))
+        if states == [JobState.QUEUED]:
+            return self._list_queue(request, size)
+        # Before the newest rows are read, what is still on its way to disk is let through.
+        await self._store.flush()
+        before = paging.key_of(request.page_token)
+        found = await self._store.list_jobs(
+            states=states,
+            tenant_id=request.tenant_id,
+            model=request.model,
+            before_order=int(before) if before else None,
+            limit=size + 1,
+        )
+        answer = pb.JobServiceListResponse(jobs=[convert.job(job) for job in found[:size]])
+        if len(found) > size:
+            answer.next_page_token = paging.token(str(found[size - 1].order))
+        return answer
+
+    def _list_queue(self, request: pb.JobServiceListRequest, size: int) -> pb.JobServiceListResponse:
+        waiting = [
+            (f"{place:09d}", convert.job(live.job, place, live.decision))
+            for place, live in enumerate(self._jobs.queued(self._clock.now()), start=1)
+            if request.tenant_id in ("", live.job.tenant_id) and request.model in ("", live.job.model)
+        ]
+        page, next_token = paging.cut(waiting, lambda pair: pair[0], size, request.page_token)
+        return pb.JobServiceListResponse(jobs=[message for _, message in page], next_page_token=next_token)
+
+    async def Cancel(self, request: pb.JobServiceCancelRequest, context: Context) -> pb.JobServiceCancelResponse:
+        """Cancels a job; a job at rest stays as it is."""
+        live = self._jobs.get(request.job_id)
+        if live is not None:
+            self._dispatcher.cancel(live, "somebody asked for it")
+        return pb.JobServiceCancelResponse(job=await self._message(await self._find(request.job_id)))
+
+    async def _find(self, job_id: str) -> Job:
+        live = self._jobs.get(job_id)
+        job = live.job if live is not None else await self._store.get_job(job_id)
+        if job is None:
+            raise errors.NotFound(f"there is no job {job_id}; see: rbee jobs list", "JOB_NOT_FOUND")
+        return job
+
+    async def _message(self, job: Job) -> job_pb2.Job:
+        live = self._jobs.get(job.id)
+        if live is not None:
+            return convert.job(job, self._jobs.position(job.id, self._clock.now()), live.decision)
+        decisions = await self._store.list_decisions(job.id, MAX_DECISIONS)
+        return convert.job(job, 0, decisions[-1] if decisions else None)

@@ -1,0 +1,1 @@
+"""What survives the queen: SQLAlchemy tables behind the store port, written in groups."""

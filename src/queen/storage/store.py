@@ -1,0 +1,206 @@
+"""The store port over SQLAlchemy: SQLite by default, PostgreSQL by URL."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, event, func, make_url, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from queen.core.model import RESTING_STATES, Decision, Hive, Job, JobState
+from queen.storage import rows
+from queen.storage.tables import DECISIONS, HIVES, JOB_REQUESTS, JOBS
+from queen.storage.writer import Writer
+from wire import errors
+
+
+class SqlStore:
+    """Keeps what survives the queen. Open with `open_store`; run `writer.run()` beside it."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self.writer = Writer(engine)
+
+    def save_job(self, job: Job) -> None:
+        """Writes a job's newest state."""
+        self.writer.put(JOBS, job.id, rows.from_job(job))
+
+    def save_request(self, job_id: str, spec: bytes) -> None:
+        """Keeps what a job asks for until the job ends."""
+        self.writer.put(JOB_REQUESTS, job_id, {"job_id": job_id, "spec": spec})
+
+    def drop_request(self, job_id: str) -> None:
+        """Forgets what a job asked for."""
+        self.writer.drop_request(job_id)
+
+    def save_decision(self, decision: Decision) -> None:
+        """Writes a decision."""
+        self.writer.put(DECISIONS, decision.id, rows.from_decision(decision))
+
+    def save_hive(self, hive: Hive) -> None:
+        """Writes a hive as registered."""
+        self.writer.put(HIVES, hive.id, rows.from_hive(hive))
+
+    async def flush(self) -> None:
+        """Returns when everything saved before is on disk; raises `Unreachable` STORAGE_UNAVAILABLE when it cannot."""
+        await self.writer.flush()
+
+    async def get_job(self, job_id: str) -> Job | None:
+        """Returns a job as last written."""
+        found = await self._read(select(JOBS).where(JOBS.c.id == job_id))
+        return rows.to_job(found[0]) if found else None
+
+    async def find_job(self, request_id: str) -> Job | None:
+        """Returns the job a request id was used for."""
+        found = await self._read(select(JOBS).where(JOBS.c.request_id == request_id))
+        return rows.to_job(found[0]) if found else None
+
+    async def list_jobs(
+        self, *, states: Collection[JobState], tenant_id: str, model: str, before_order: int | None, limit: int
+    ) -> list[Job]:
+        """Returns jobs newest first, those accepted before `before_order`. Empty filters let all pass."""
+        query = select(JOBS).order_by(JOBS.c.order.desc()).limit(limit)
+        if states:
+            query = query.where(JOBS.c.state.in_([state.value for state in states]))
+        if tenant_id:
+            query = query.where(JOBS.c.tenant_id == tenant_id)
+        if model:
+            query = query.where((JOBS.c.model == model) | (JOBS.c.model_ref == model))
+        if before_order is not None:
+            query = query.where(JOBS.c.order < before_order)
+        return [rows.to_job(row) for row in await self._read(query)]
+
+    async def list_decisions(self, job_id: str, limit: int) -> list[Decision]:
+        """Returns a job's decisions, oldest first."""
+        query = (
+            select(DECISIONS)
+            .where(DECISIONS.c.job_id == job_id)
+            .order_by(DECISIONS.c.decide_time, DECISIONS.c.id)
+            .limit(limit)
+        )
+        return [rows.to_decision(row) for row in await self._read(query)]
+
+    async def load_unfinished(self) -> list[tuple[Job, bytes]]:
+        """Returns the jobs that were not at rest with what they ask for, in the order they were accepted."""
+        resting = [state.value for state in RESTING_STATES]
+        query = (
+            select(JOBS, JOB_REQUESTS.c.spec)
+            .outerjoin(JOB_REQUESTS, JOB_REQUESTS.c.job_id == JOBS.c.id)
+            .where(JOBS.c.state.not_in(resting))
+            .order_by(JOBS.c.order)
+        )
+        return [(rows.to_job(row), row["spec"] or b"") for row in await self._read(query)]
+
+    async def last_order(self) -> int:
+        """Returns the highest `order` ever given; 0 for an empty store."""
+        found = await self._read(select(func.max(JOBS.c.order).label("last")))
+        return int(found[0]["last"] or 0)
+
+    async def list_hives(self) -> list[Hive]:
+        """Returns the registered hives, by name."""
+        return [rows.to_hive(row) for row in await self._read(select(HIVES).order_by(HIVES.c.id))]
+
+    async def close(self) -> None:
+        """Closes the connections; the writer must have returned."""
+        await self._engine.dispose()
+
+    async def _read(self, query: Any) -> list[dict[str, Any]]:
+        try:
+            async with self._engine.connect() as connection:
+                return [dict(row) for row in (await connection.execute(query)).mappings()]
+        except SQLAlchemyError as error:
+            raise _unavailable(error) from error
+
+
+def open_store(url: str, *, migrate: bool = True) -> SqlStore:
+    """Returns the store of a database, migrated to the newest tables.
+
+    Raises `Unreachable` STORAGE_UNAVAILABLE when it cannot be opened or written, naming it and what to check, and
+    `WrongState` DATABASE_OUTDATED when it is older and may not be migrated.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        _make_private(Path(parsed.database))
+    engine = create_async_engine(_async_url(url), pool_pre_ping=parsed.get_backend_name() == "postgresql")
+    if parsed.get_backend_name() == "sqlite":
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    try:
+        if migrate:
+            command.upgrade(_alembic(url), "head")
+        else:
+            _check_newest(url)
+    except (SQLAlchemyError, OSError) as error:
+        raise _unavailable(error, url) from error
+    return SqlStore(engine)
+
+
+def _check_newest(url: str) -> None:
+    """Raises `WrongState` DATABASE_OUTDATED unless a database has the newest tables."""
+    newest = ScriptDirectory.from_config(_alembic(url)).get_current_head()
+    engine = create_engine(url)
+    try:
+        with engine.connect() as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
+    finally:
+        engine.dispose()
+    if found != newest:
+        raise errors.WrongState(
+            f"the database is at revision {found or 'none'}, this queen needs {newest}; "
+            "back it up and start her without --no-migrate",
+            "DATABASE_OUTDATED",
+        )
+
+
+def _alembic(url: str) -> Config:
+    config = Config()
+    packaged = Path(__file__).parent / "migrations"
+    checkout = Path(__file__).parents[3] / "migrations"
+    config.set_main_option("script_location", str(packaged if packaged.is_dir() else checkout))
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    return config
+
+
+def _async_url(url: str) -> str:
+    parsed = make_url(url)
+    if parsed.drivername == "sqlite":
+        parsed = parsed.set(drivername="sqlite+aiosqlite")
+    return parsed.render_as_string(hide_password=False)
+
+
+def _make_private(path: Path) -> None:
+    """Makes the file for its owner alone before SQLite makes it for everybody."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise errors.Unreachable(
+            f"the database {path} cannot be opened for writing: {error.strerror}. "
+            "Check its permissions and free disk space, or choose another with --database or --data-dir",
+            "STORAGE_UNAVAILABLE",
+        ) from error
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA busy_timeout=5000")
+    cursor.close()
+
+
+def _unavailable(error: Exception, url: str = "") -> errors.Unreachable:
+    reason = getattr(error, "orig", None) or error
+    name = f" {make_url(url).render_as_string(hide_password=True)}" if url else ""
+    return errors.Unreachable(
+        f"the queen's database{name} cannot be used: {reason}. Check that it can be reached and written",
+        "STORAGE_UNAVAILABLE",
+        retry_after_s=1.0,
+    )

@@ -1,0 +1,73 @@
+"""The tables, as the newest migration leaves them. Times are seconds since 1970 UTC."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, LargeBinary, MetaData, String, Table
+
+METADATA: Final = MetaData()
+
+HIVES: Final = Table(
+    "hives",
+    METADATA,
+    Column("id", String, primary_key=True),
+    Column("address", String, nullable=False),
+    Column("managed", Boolean, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("platform", String, nullable=False),
+    Column("version", String, nullable=False),
+    Column("last_report_time", Float),
+)
+
+JOBS: Final = Table(
+    "jobs",
+    METADATA,
+    Column("id", String, primary_key=True),
+    Column("order", BigInteger, nullable=False, unique=True),
+    Column("request_id", String, unique=True),
+    Column("state", String, nullable=False, index=True),
+    Column("model", String, nullable=False),
+    Column("model_ref", String, nullable=False),
+    Column("type", String, nullable=False),
+    Column("priority", String, nullable=False),
+    Column("tenant_id", String, nullable=False),
+    Column("session_id", String, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("detached", Boolean, nullable=False),
+    Column("no_failover", Boolean, nullable=False),
+    Column("timeout_s", Float, nullable=False),
+    Column("submit_time", Float, nullable=False),
+    Column("first_token_time", Float),
+    Column("end_time", Float),
+    Column("attempts", JSON, nullable=False),
+    Column("usage", JSON),
+    Column("finish_reason", String, nullable=False),
+    Column("failure", JSON),
+    Column("trace_id", String, nullable=False),
+    Column("seed", BigInteger),
+)
+
+JOB_REQUESTS: Final = Table(
+    "job_requests",
+    METADATA,
+    Column("job_id", String, primary_key=True),
+    Column("spec", LargeBinary, nullable=False),
+)
+
+DECISIONS: Final = Table(
+    "decisions",
+    METADATA,
+    Column("id", String, primary_key=True),
+    Column("job_id", String, nullable=False, index=True),
+    Column("policy", String, nullable=False),
+    Column("policy_version", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("worker_id", String, nullable=False),
+    Column("hive_id", String, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("candidates", JSON, nullable=False),
+    Column("decide_time", Float, nullable=False),
+    Column("duration_s", Float, nullable=False),
+    Column("refusal", String, nullable=False),
+)

@@ -1,0 +1,129 @@
+"""Group commit: what is written in one turn of the event loop, or while a commit runs, shares the next transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sqlalchemy import Table, delete
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from queen.storage.tables import DECISIONS, HIVES, JOB_REQUESTS, JOBS
+from wire import errors
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_S: Final = 1.0
+"""Pause before a failed batch is tried again, with all that has come since."""
+
+Row = dict[str, Any]
+
+
+_WRITTEN: Final[tuple[Table, ...]] = (JOBS, JOB_REQUESTS, DECISIONS, HIVES)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Rows to write, newest version of each; a later write of the same key replaces the earlier."""
+
+    rows: dict[str, dict[str, Row]] = field(default_factory=lambda: {table.name: {} for table in _WRITTEN})
+    dropped_requests: set[str] = field(default_factory=set)
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.dropped_requests or self.waiters or any(self.rows.values()))
+
+    def put_back(self, older: _Batch) -> None:
+        """Takes in a batch that could not be written; what is newer here stays."""
+        for name, rows in older.rows.items():
+            self.rows[name] = {**rows, **self.rows[name]}
+        self.dropped_requests |= older.dropped_requests
+
+
+class Writer:
+    """The only writer of the database. `run` must be running for `flush` to return."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._batch = _Batch()
+        self._news = asyncio.Event()
+        self._closing = False
+
+    def put(self, table: Table, key: str, row: Row) -> None:
+        """Writes a row, replacing one with the same primary key."""
+        self._batch.rows[table.name][key] = row
+        self._news.set()
+
+    def drop_request(self, job_id: str) -> None:
+        """Deletes a job's request, written or not."""
+        self._batch.rows[JOB_REQUESTS.name].pop(job_id, None)
+        self._batch.dropped_requests.add(job_id)
+        self._news.set()
+
+    async def flush(self) -> None:
+        """Returns when everything put before is on disk; raises `Unreachable` STORAGE_UNAVAILABLE when it cannot."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._batch.waiters.append(done)
+        self._news.set()
+        await done
+
+    def close(self) -> None:
+        """Lets `run` return once everything is written."""
+        self._closing = True
+        self._news.set()
+
+    async def run(self) -> None:
+        """Writes batches until closed; a batch that fails is kept and tried again."""
+        while not (self._closing and not self._batch):
+            await self._news.wait()
+            self._news.clear()
+            if not self._batch:
+                continue
+            batch, self._batch = self._batch, _Batch()
+            try:
+                async with self._engine.begin() as connection:
+                    await _write(connection, batch)
+            except (SQLAlchemyError, OSError) as error:
+                await self._failed(batch, error)
+            else:
+                _resolve(batch.waiters, None)
+
+    async def _failed(self, batch: _Batch, error: Exception) -> None:
+        reason = getattr(error, "orig", None) or error
+        log.error("the database cannot be written: %s", reason)
+        self._batch.put_back(batch)
+        message = f"the queen's database cannot be written: {reason}; free disk space or check its permissions"
+        _resolve(batch.waiters, errors.Unreachable(message, "STORAGE_UNAVAILABLE", retry_after_s=RETRY_AFTER_S))
+        if self._closing:
+            self._batch = _Batch()
+        else:
+            await asyncio.sleep(RETRY_AFTER_S)
+        self._news.set()
+
+
+def _resolve(waiters: list[asyncio.Future[None]], error: errors.RbeeError | None) -> None:
+    for waiter in waiters:
+        if waiter.done():
+            continue
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)
+
+
+async def _write(connection: AsyncConnection, batch: _Batch) -> None:
+    insert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    for table in _WRITTEN:
+        rows = list(batch.rows[table.name].values())
+        if rows:
+            statement = insert(table)
+            replaced = {column.name: statement.excluded[column.name] for column in table.columns}
+            key = [column.name for column in table.primary_key]
+            await connection.execute(statement.on_conflict_do_update(index_elements=key, set_=replaced), rows)
+    if batch.dropped_requests:
+        column = JOB_REQUESTS.c.job_id
+        await connection.execute(delete(JOB_REQUESTS).where(column.in_(batch.dropped_requests)))

@@ -1,0 +1,7 @@
+"""What every rbee program needs to speak the contract; knows no program."""
+
+import os
+
+# rbee starts processes but never forks Python itself; gRPC's fork handlers would only log about its threads.
+# Read by gRPC when it is first imported, so it is set here, before any module of ours imports it.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")

@@ -1,0 +1,136 @@
+"""The table of generations: who has which slot, and what is kept for callers who come back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from wire import errors
+from wire.clock import Clock
+from worker.engines.port import Ending, Engine, Piece, Request
+from worker.generation import Generation, Ticket
+
+log = logging.getLogger(__name__)
+
+KEEP_S: Final = 120.0
+"""How long an ended generation waits for Resume: longer than a queen takes to restart, or a hive to reconnect."""
+KEEP_BYTES: Final = 64 * 2**20
+"""Most bytes of ended generations; beyond it the oldest go first."""
+_RETRY_S: Final = 1.0
+
+
+class Generations:
+    """Runs generations on an engine's slots, each in a task of `tasks`, and keeps those that were to be kept."""
+
+    def __init__(self, engine: Engine, tasks: asyncio.TaskGroup, clock: Clock) -> None:
+        self._engine = engine
+        self._tasks = tasks
+        self._clock = clock
+        self._running: dict[Generation, asyncio.Task[None]] = {}
+        self._kept: dict[Generation, None] = {}  # in the order they ended
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.draining = False
+
+    @property
+    def free_slots(self) -> int:
+        """Slots no generation has."""
+        return max(0, self._engine.slots - len(self._running))
+
+    def all(self) -> list[Generation]:
+        """Returns what runs and what is kept."""
+        self._forget_old()
+        return [*self._running, *self._kept]
+
+    def of_job(self, job_id: str) -> list[Generation]:
+        """Returns a job's generations, the latest attempt last. Raises `NotFound` when there is none."""
+        found = [generation for generation in self.all() if generation.ticket.job_id == job_id]
+        if not found:
+            raise errors.NotFound(f"this worker has no generation of job {job_id}", "GENERATION_NOT_FOUND")
+        return sorted(found, key=lambda generation: generation.ticket.attempt)
+
+    def start(self, ticket: Ticket, request: Request, when_ended: Callable[[Generation], None]) -> Generation:
+        """Starts a generation on a free slot. Raises WORKER_DRAINING, GENERATION_EXISTS or NO_FREE_SLOT."""
+        if self.draining:
+            raise errors.Unreachable("this worker is draining and takes no new work", "WORKER_DRAINING")
+        if any((g.ticket.job_id, g.ticket.attempt) == (ticket.job_id, ticket.attempt) for g in self.all()):
+            raise errors.AlreadyExists(
+                f"attempt {ticket.attempt} of job {ticket.job_id} runs here already, or is kept: use Resume",
+                "GENERATION_EXISTS",
+            )
+        if not self.free_slots:
+            raise errors.NoCapacity(
+                f"all {self._engine.slots} slots of this worker are taken", "NO_FREE_SLOT", retry_after_s=_RETRY_S
+            )
+        generation = Generation(ticket, request, self._clock)
+        task = self._tasks.create_task(self._run(generation))
+        self._running[generation] = task
+        self._idle.clear()
+        task.add_done_callback(lambda _: self._settle(generation, when_ended))
+        return generation
+
+    async def end(self, generations: Iterable[Generation]) -> None:
+        """Ends generations; returns when their slots are free. Those that have ended stay as they are."""
+        tasks = [task for generation in generations if (task := self._running.get(generation)) is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def drained(self) -> None:
+        """Returns when no generation runs."""
+        await self._idle.wait()
+
+    async def _run(self, generation: Generation) -> None:
+        try:
+            outcome: Ending | errors.RbeeError = await self._feed(generation)
+        except errors.RbeeError as error:
+            outcome = error
+        except Exception:
+            log.exception("a generation failed", extra={"job_id": generation.ticket.job_id})
+            outcome = errors.Internal(f"{self._engine.name} failed; see the worker's log", "ENGINE_FAILED")
+        self._conclude(generation, outcome)
+
+    async def _feed(self, generation: Generation) -> Ending:
+        request = generation.request
+        ending = Ending("length", 0)
+        if request.max_tokens is None or request.max_tokens > len(request.generated_token_ids):
+            async with contextlib.aclosing(self._engine.generate(request)) as items:
+                async for item in items:
+                    if isinstance(item, Piece):
+                        generation.add(item)
+                    else:
+                        ending = item
+        return ending
+
+    def _settle(self, generation: Generation, when_ended: Callable[[Generation], None]) -> None:
+        """Concludes a generation whose task was cancelled, perhaps before it ever ran, and says that it has ended."""
+        if not generation.ended:
+            job_id = generation.ticket.job_id
+            self._conclude(generation, errors.Cancelled(f"job {job_id} was cancelled", "JOB_CANCELLED"))
+        when_ended(generation)
+
+    def _conclude(self, generation: Generation, outcome: Ending | errors.RbeeError) -> None:
+        """Frees the slot, then sends the last event: whoever has that may send the next job at once."""
+        del self._running[generation]
+        if isinstance(outcome, Ending):
+            generation.finish(outcome)
+        else:
+            generation.fail(outcome)
+        if generation.ticket.keep:
+            self._kept[generation] = None
+            self._forget_old()
+        if not self._running:
+            self._idle.set()
+
+    def _forget_old(self) -> None:
+        oldest = self._clock.monotonic() - KEEP_S
+        size = sum(generation.kept_bytes for generation in self._kept)
+        for generation in list(self._kept):
+            if generation.end_s > oldest and size <= KEEP_BYTES:
+                return
+            del self._kept[generation]
+            size -= generation.kept_bytes

@@ -1,0 +1,128 @@
+"""EngineService over one engine: checks, converts, hands on."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from rbee.v1 import engine_service_pb2 as pb
+from rbee.v1 import engine_service_pb2_grpc, job_pb2, worker_pb2
+from wire import errors, validation
+from wire.clock import Clock
+from wire.server import Server
+from worker import convert, tracing
+from worker.engines.port import Engine
+from worker.generation import Ticket
+from worker.generations import Generations
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
+    """Serves one loaded model. `draw_seed` returns a number from 0 to 2^32 - 2."""
+
+    def __init__(
+        self, engine: Engine, generations: Generations, model_ref: str, clock: Clock, draw_seed: Callable[[], int]
+    ) -> None:
+        self._engine = engine
+        self._generations = generations
+        self._model_ref = model_ref
+        self._clock = clock
+        self._draw_seed = draw_seed
+        self._started_s = clock.monotonic()
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
+        """Generates; see the contract."""
+        _check(request)
+        job = request.job
+        seed = job.sampling.seed if job.sampling.HasField("seed") else self._draw_seed()
+        ticket = Ticket(request.job_id, request.attempt, request.first_sequence or 1, request.keep)
+        wanted = convert.to_request(job, seed, request.generated_token_ids)
+        span = tracing.begin(ticket, wanted, job.model, self._model_ref, self._engine)
+        try:
+            generation = self._generations.start(ticket, wanted, functools.partial(tracing.end, span))
+        except errors.RbeeError as error:
+            span.set_attribute("error.type", error.reason)
+            span.end()
+            raise
+        try:
+            await generation.send(context.write)
+        finally:
+            if not request.keep:
+                await self._generations.end([generation])
+
+    async def Resume(self, request: pb.ResumeRequest, context: Context) -> None:
+        """Sends a generation's events again, from a token on; see the contract."""
+        await self._generations.of_job(request.job_id)[-1].send(context.write, request.after_index)
+
+    async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
+        """Ends a job's generations; see the contract."""
+        await self._generations.end(self._generations.of_job(request.job_id))
+        return pb.CancelResponse()
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
+        """Tells what the worker is and runs."""
+        return pb.GetStatusResponse(
+            state=self._state(),
+            model_ref=self._model_ref,
+            engine=self._engine.name,
+            engine_version=self._engine.version,
+            slots_total=self._engine.slots,
+            slots_available=self._generations.free_slots,
+            context_length=self._engine.context_length,
+            generations=(
+                pb.GenerationStatus(
+                    job_id=generation.ticket.job_id,
+                    attempt=generation.ticket.attempt,
+                    completion_tokens=generation.completion_tokens,
+                    ended=generation.ended,
+                )
+                for generation in self._generations.all()
+            ),
+            uptime=convert.duration(self._clock.monotonic() - self._started_s),
+        )
+
+    async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
+        """Takes no new work; answers when nothing runs any more."""
+        self._generations.draining = True
+        limit_s = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else None
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._generations.drained()
+        except TimeoutError as error:
+            running = self._engine.slots - self._generations.free_slots
+            raise errors.TimedOut(
+                f"after {limit_s:g} s, {running} generation{'s' * (running != 1)} still ran; "
+                "the worker goes on draining",
+                "DRAIN_TIMEOUT",
+            ) from error
+        return pb.DrainResponse()
+
+    def _state(self) -> worker_pb2.WorkerState.ValueType:
+        if self._generations.draining:
+            return worker_pb2.WORKER_STATE_DRAINING
+        return worker_pb2.WORKER_STATE_READY if self._generations.free_slots else worker_pb2.WORKER_STATE_BUSY
+
+
+def serve(server: Server, servicer: EngineServicer) -> None:
+    """Makes a server serve EngineService; its streams are written as serialised messages."""
+    server.add(pb.DESCRIPTOR.services_by_name["EngineService"], servicer, raw=("Generate", "Resume"))
+
+
+def _check(request: pb.GenerateRequest) -> None:
+    """Raises every fault of a request at once."""
+    faults = validation.job_faults(request.job)
+    if not request.job_id:
+        faults.insert(0, errors.FieldFault("job_id", "required"))
+    if faults:
+        raise errors.invalid(faults, "request")
+    if _asks_for_vectors(request.job):
+        raise errors.Unserved("embedding jobs are not served by Generate: see Embed")
+
+
+def _asks_for_vectors(job: job_pb2.JobSpec) -> bool:
+    return job.WhichOneof("input") == "embedding"

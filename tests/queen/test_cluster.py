@@ -1,0 +1,150 @@
+import asyncio
+
+from queen.core.model import HiveState, WorkerExit, WorkerSpec, WorkerState
+from worlds import MODEL, World, model_file
+
+
+def test_a_silent_hive_is_degraded_after_3_s_and_offline_after_10():
+    world = World()
+    world.add_hive()
+    world.add_worker()
+    cluster = world.cluster
+    assert cluster.next_silence() == 3.0
+    assert cluster.expire(2.9) == []
+    assert [hive.state for hive in cluster.expire(3.0)] == [HiveState.DEGRADED]
+    assert cluster.list_available_hives() == []
+    assert [hive.id for hive in cluster.list_online_hives()] == ["mill"]
+    assert cluster.next_silence() == 10.0
+    assert [hive.state for hive in cluster.expire(10.0)] == [HiveState.OFFLINE]
+    assert cluster.list_online_workers() == []
+    assert cluster.next_silence() is None
+    cluster.heard("mill", 11.0, {})
+    assert [hive.state for hive in cluster.list_hives()] == [HiveState.HEALTHY]
+
+
+def test_slots_are_taken_at_once_and_tell_ready_from_busy():
+    world = World()
+    world.add_hive()
+    world.add_worker(slots=2)
+    cluster = world.cluster
+    cluster.reserve("w1", "a")
+    assert cluster.get_worker("w1").state is WorkerState.READY
+    assert cluster.find_idle_workers() == []
+    cluster.reserve("w1", "b")
+    assert cluster.get_worker("w1").state is WorkerState.BUSY
+    assert cluster.find_best_worker_for_model(MODEL) is None
+    cluster.heard_worker("mill", "w1", 1.0, {"state": WorkerState.READY, "cpu_pct": 3.0})
+    assert cluster.get_worker("w1").state is WorkerState.BUSY, "a report does not free a slot"
+    cluster.release("w1", "a", 5.0, completed=True)
+    cluster.release("w1", "a", 6.0, completed=True)
+    assert cluster.slots_available("w1") == 1
+    assert cluster.jobs_completed("w1") == 1
+    cluster.release("w1", "b", 7.0, completed=False)
+    assert cluster.idle_since("w1") == 7.0
+    assert [worker.id for worker in cluster.find_idle_workers()] == ["w1"]
+
+
+def test_a_worker_whose_gpu_somebody_else_uses_is_not_idle():
+    world = World()
+    world.add_hive()
+    world.add_worker()
+    cluster = world.cluster
+    cluster.reserve("w1", "a")
+    cluster.release("w1", "a", 5.0, completed=True)
+    cluster.heard_worker("mill", "w1", 4.0, {"gpu_util_pct": 80.0})
+    assert cluster.find_idle_workers(), "the sample is older than the end of its own job"
+    cluster.heard_worker("mill", "w1", 6.0, {"gpu_util_pct": 80.0})
+    assert cluster.find_idle_workers() == []
+
+
+def test_a_report_taken_before_ready_or_drain_does_not_turn_the_clock_back():
+    world = World()
+    world.add_hive()
+    world.add_worker()
+    world.cluster.heard_worker("mill", "w1", 1.0, {"state": WorkerState.LOADING})
+    assert world.cluster.get_worker("w1").state is WorkerState.READY
+    world.cluster.heard_worker("mill", "w1", 1.0, {"state": WorkerState.DRAINING})
+    world.cluster.heard_worker("mill", "w1", 2.0, {"state": WorkerState.READY})
+    assert world.cluster.get_worker("w1").state is WorkerState.DRAINING
+
+
+def test_a_worker_whose_stream_broke_gets_no_jobs_until_its_hive_reports():
+    world = World()
+    world.add_hive()
+    world.add_worker()
+    world.cluster.lost_worker("w1")
+    assert world.cluster.get_worker("w1").unreachable
+    world.cluster.heard("mill", 2.0, {})
+    assert not world.cluster.get_worker("w1").unreachable
+
+
+def test_a_full_report_does_not_drop_a_worker_that_is_being_started():
+    world = World()
+    world.add_hive()
+    world.cluster.expect_worker("mill", WorkerSpec("w1", MODEL))
+    world.cluster.keep_workers("mill", frozenset())
+    assert world.cluster.get_worker("w1") is not None
+    world.cluster.heard_worker("mill", "w1", 1.0, {"state": WorkerState.READY})
+    world.cluster.keep_workers("mill", frozenset())
+    assert world.cluster.get_worker("w1") is None
+
+
+def test_a_failed_worker_keeps_how_it_ended_until_its_hive_drops_it():
+    world = World()
+    world.add_hive()
+    world.add_worker()
+    ended = WorkerExit(-9, ("last words",), 3.0)
+    world.cluster.heard_worker("mill", "w1", 3.0, {"state": WorkerState.FAILED, "exit": ended})
+    assert world.cluster.get_worker("w1").exit == ended
+    world.cluster.keep_workers("mill", frozenset())
+    assert world.cluster.get_worker("w1") is None
+
+
+def test_booked_memory_counts_while_a_worker_loads_and_is_shown_after():
+    world = World()
+    world.add_hive()
+    world.cluster.expect_worker("mill", WorkerSpec("w1", MODEL, memory_mb=500, device_ids=("cpu",)))
+    assert world.cluster.loading_claims_mb("mill") == {"cpu": 500}
+    world.cluster.heard_worker("mill", "w1", 1.0, {"state": WorkerState.READY})
+    assert world.cluster.loading_claims_mb("mill") == {}
+    assert world.cluster.claims_mb("mill") == {"cpu": 500}
+
+
+def test_capacity_is_a_question_of_gpu_memory():
+    world = World()
+    world.add_hive()
+    world.add_worker()
+    assert world.cluster.find_workers_with_capacity(1) == [], "without a GPU there is no such figure"
+    world.cluster.heard_worker("mill", "w1", 1.0, {"vram_mb": 1000, "total_vram_mb": 8000})
+    assert [worker.id for worker in world.cluster.find_workers_with_capacity(7000)] == ["w1"]
+    assert world.cluster.find_workers_with_capacity(7001) == []
+
+
+def test_one_model_in_two_folders_is_one_model():
+    world = World()
+    world.add_hive("a", models=(model_file(folder="/x"),))
+    world.add_hive("b", models=(model_file(folder="/y"),))
+    models = world.cluster.models
+    ref = models.find("small")
+    assert ref == "file:/x/small.gguf"
+    assert models.find("small.gguf") == models.find("SMALL") == models.find("file:/y/small.gguf") == ref
+    assert world.cluster.find_file(ref, "b").model_ref == "file:/y/small.gguf"
+    world.add_worker("w1", "b", model_ref="file:/y/small.gguf")
+    assert [worker.id for worker in world.cluster.find_workers_with_model(ref)] == ["w1"]
+
+
+def test_the_nearest_names_are_told():
+    world = World()
+    world.add_hive(models=(model_file("rbee-tiny"), model_file("llama-8b", size_mb=2)))
+    assert world.cluster.models.nearest("rbee-tini") == ["rbee-tiny"]
+    assert world.cluster.models.find("nothing") is None
+
+
+async def test_waiting_for_a_condition_ends_with_the_change_that_brings_it():
+    world = World()
+    world.add_hive()
+    waiting = asyncio.ensure_future(world.cluster.until(lambda: world.cluster.get_worker("w1") is not None))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    world.add_worker()
+    await asyncio.wait_for(waiting, 1)

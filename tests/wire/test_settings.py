@@ -1,0 +1,57 @@
+import argparse
+import os
+
+import pytest
+
+from wire import errors
+from wire.settings import Key, address, one_of, path, read_settings, switch
+
+KEYS = (
+    Key("listen", "T_LISTEN", address, "127.0.0.1:1", "where"),
+    Key("format", "T_FORMAT", one_of("text", "json"), "text", "how"),
+    Key("config", "T_CONFIG", str, "", "file"),
+    Key("quick", "T_QUICK", switch, "0", "quick", flag=True),
+    Key("folder", "T_FOLDER", path, "", "folders", repeated=os.pathsep),
+)
+
+
+def read(*arguments, **environment):
+    return read_settings(KEYS, argparse.ArgumentParser(), arguments, environment)
+
+
+def test_defaults_hold_when_nothing_is_said():
+    assert read() == {"listen": "127.0.0.1:1", "format": "text", "config": "", "quick": False, "folder": ()}
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path):
+    file = tmp_path / "queen.toml"
+    file.write_text('listen = "h:1"\nformat = "json"\nquick = true\nfolder = ["/a", "/b"]\n')
+    assert read("--config", str(file))["listen"] == "h:1"
+    assert read(T_CONFIG=str(file), T_LISTEN="h:2")["listen"] == "h:2"
+    found = read("--listen", "h:3", "--quick", T_CONFIG=str(file), T_LISTEN="h:2")
+    assert found["listen"] == "h:3"
+    assert found["format"] == "json"
+    assert [str(folder) for folder in found["folder"]] == ["/a", "/b"]
+
+
+def test_several_values_come_from_flags_or_from_one_variable():
+    assert [str(one) for one in read("--folder", "/a", "--folder", "/b")["folder"]] == ["/a", "/b"]
+    assert [str(one) for one in read(T_FOLDER=f"/c{os.pathsep}/d")["folder"]] == ["/c", "/d"]
+
+
+def test_all_bad_settings_are_told_at_once_with_where_they_came_from(tmp_path):
+    file = tmp_path / "queen.toml"
+    file.write_text('colour = "red"\nquick = "maybe"\n')
+    with pytest.raises(errors.Invalid) as caught:
+        read("--listen", "nowhere", "--config", str(file), T_FORMAT="xml")
+    assert {fault.field for fault in caught.value.faults} == {
+        "colour",
+        "--listen",
+        "T_FORMAT",
+        "quick in the configuration file",
+    }
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(errors.Invalid, match="missing"):
+        read("--config", str(tmp_path / "missing.toml"))

@@ -1,0 +1,236 @@
+"""What only llama.cpp does: grammars, schemas, characters of several tokens, log probabilities, tools, bad files."""
+
+import contextlib
+import json
+import math
+
+import gguf
+import pytest
+
+from wire import errors
+from worker.engines.gguf_header import read_header
+from worker.engines.llama_chunks import ChatReader
+from worker.engines.llamacpp import LlamaCpp
+from worker.engines.port import Ending, Message, Request, Tool
+
+PROMPT = "What is a hive?\n"
+SCHEMA = {
+    "type": "object",
+    "properties": {"kind": {"enum": ["hive", "queen"]}, "bees": {"type": "boolean"}},
+    "required": ["kind", "bees"],
+    "additionalProperties": False,
+}
+
+
+async def generated(engine, **wanted):
+    async with contextlib.aclosing(engine.generate(Request(**{"prompt": PROMPT, **wanted}))) as items:
+        *pieces, ending = [item async for item in items]
+    return pieces, ending
+
+
+def text_of(pieces):
+    return "".join(piece.text for piece in pieces)
+
+
+def ids_of(pieces):
+    return tuple(number for piece in pieces for number in piece.token_ids)
+
+
+async def test_a_seed_repeats_an_answer_and_another_does_not(tiny):
+    answers = [
+        text_of((await generated(tiny, temperature=2.0, top_k=0, min_p=0, top_p=1.0, seed=seed, max_tokens=40))[0])
+        for seed in (7, 7, 8)
+    ]
+    assert answers[0] == answers[1] != answers[2]
+
+
+async def test_a_grammar_is_obeyed(tiny):
+    pieces, ending = await generated(tiny, grammar='root ::= "a queen" " bee"?', temperature=0.0)
+    assert text_of(pieces) in ("a queen", "a queen bee")
+    assert ending.finish == "stop"
+
+
+async def test_a_json_schema_is_obeyed(tiny):
+    for seed in range(3):
+        pieces, _ = await generated(tiny, json_schema=json.dumps(SCHEMA), seed=seed, temperature=1.0, max_tokens=400)
+        answer = json.loads(text_of(pieces))
+        assert answer.keys() == {"kind", "bees"}
+        assert answer["kind"] in ("hive", "queen")
+
+
+@pytest.mark.parametrize(
+    ("fault", "wanted"),
+    [
+        ("failed to parse grammar", {"grammar": "root ::= nowhere"}),
+        ("a GBNF grammar", {"grammar": "%llguidance {}\nstart: /a/"}),
+        ("a schema llama.cpp can compile", {"json_schema": '{"type": "nonsense"}'}),
+        ("a schema llama.cpp can compile", {"json_schema": '{"$ref": "#/nowhere"}'}),
+    ],
+)
+async def test_what_llamacpp_cannot_obey_is_the_callers_fault_not_ours(tiny, fault, wanted):
+    with pytest.raises(errors.Invalid, match=fault):
+        await generated(tiny, **wanted, max_tokens=5)
+
+
+async def test_characters_of_several_tokens_come_whole_with_all_their_ids(tiny):
+    pieces, _ = await generated(tiny, grammar='root ::= "é—🐝x"', temperature=0.0)
+    assert [piece.text for piece in pieces] == ["é", "—", "🐝", "x"]
+    assert [piece.count for piece in pieces] == [2, 3, 4, 1]
+    # Byte 0xNN is token 3 + 0xNN of this model.
+    assert ids_of(pieces) == tuple(3 + byte for byte in "é—🐝x".encode())
+
+
+async def test_an_answer_cut_inside_a_character_ends_before_it(tiny):
+    pieces, ending = await generated(tiny, grammar='root ::= "é—"', temperature=0.0, max_tokens=4)
+    assert (text_of(pieces), ids_of(pieces), ending.finish) == ("é", (198, 172), "length")
+
+
+async def test_log_probabilities_come_for_every_token(tiny):
+    pieces, _ = await generated(tiny, temperature=0.0, logprobs=3, max_tokens=5)
+    places = [place for piece in pieces for place in piece.logprobs]
+    assert len(places) == sum(piece.count for piece in pieces) > 0
+    for place, number in zip(places, ids_of(pieces), strict=True):
+        assert place.chosen.token_id == number
+        assert len(place.likeliest) == 3
+        assert place.chosen.logprob == place.likeliest[0].logprob <= 0
+
+
+async def test_a_log_probability_llamacpp_does_not_tell_is_not_invented(tiny):
+    pieces, _ = await generated(tiny, grammar='root ::= "é"', temperature=0.0, logprobs=1)
+    lead, last = pieces[0].logprobs
+    assert math.isnan(lead.chosen.logprob)
+    assert last.chosen.token_id == 172
+
+
+async def test_an_answer_under_a_schema_can_be_continued(tiny):
+    wanted = {"json_schema": json.dumps(SCHEMA), "temperature": 0.0, "max_tokens": 400}
+    whole, ending = await generated(tiny, **wanted)
+    rest, rest_ending = await generated(tiny, **wanted, generated_token_ids=ids_of(whole[:9]))
+    assert text_of(whole[:9]) + text_of(rest) == text_of(whole)
+    assert rest_ending.prompt_tokens == ending.prompt_tokens
+    with pytest.raises(errors.Internal, match="came out differently"):
+        await generated(tiny, **wanted, generated_token_ids=(3, 3, 3))
+
+
+TOOL = Tool("count", "Counts.", '{"type": "object", "properties": {"of": {"enum": ["bees"]}}, "required": ["of"]}')
+TOOL_TEMPLATE = """{% if tools %}<|system|>
+# Tools
+You may call one or more functions. They are within <tools></tools> XML tags:
+<tools>{% for tool in tools %}
+{{ tool | tojson }}{% endfor %}
+</tools>
+For each function call, return a json object within <tool_call></tool_call> XML tags:
+<tool_call>
+{"name": <function-name>, "arguments": <args-json-object>}
+</tool_call><|end|>
+{% endif %}{% for message in messages %}<|{{ message.role }}|>
+{{ message.content }}{% for call in message.tool_calls or [] %}
+<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>{% endfor %}<|end|>
+{% endfor %}{% if add_generation_prompt %}<|assistant|>
+{% endif %}"""
+
+
+@pytest.fixture(scope="module")
+def tool_model(tmp_path_factory, model_path):
+    """The bundled model with a chat template that knows tools."""
+    path = tmp_path_factory.mktemp("model") / "tools.gguf"
+    reader, writer = gguf.GGUFReader(model_path), gguf.GGUFWriter(path, "llama")
+    for name, entry in reader.fields.items():
+        if name == "tokenizer.chat_template":
+            writer.add_chat_template(TOOL_TEMPLATE)
+        elif not name.startswith("GGUF.") and name != "general.architecture":
+            inner = entry.types[-1] if len(entry.types) > 1 else None
+            writer.add_key_value(name, entry.contents(), entry.types[0], inner)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    engine = LlamaCpp(path, 1, 1024, (), {"threads": "1"})
+    engine.load()
+    yield engine
+    engine.close()
+
+
+async def test_a_tool_call_comes_in_pieces(tool_model):
+    # The model never learned to call tools: its answer is begun for it, and the grammar leads from there.
+    begun = Message("assistant", '<tool_call>\n{"name": "count"')
+    wanted = {"messages": (Message("user", "Count!"), begun), "tools": (TOOL,), "tool_choice": "required"}
+    pieces, ending = await generated(tool_model, **wanted, temperature=0.0, max_tokens=200)
+    first = [call for piece in pieces for call in piece.tool_calls if call.index == 0]
+    assert len(first) > 5
+    assert first[0].id
+    assert "".join(call.name for call in first) == "count"
+    # The brace that opens the arguments belongs to what was begun.
+    assert json.loads("{" + "".join(call.arguments_json for call in first)) == {"of": "bees"}
+    assert ending.prompt_tokens > 0
+
+
+def test_an_answer_that_calls_tools_says_so_at_its_end():
+    reader = ChatReader()
+    (last,) = (
+        item
+        for chunk in (
+            {"choices": [{"delta": {"content": "one"}, "finish_reason": None}], "timings": {"predicted_n": 2}},
+            {"choices": [{"delta": {}, "finish_reason": "tool_calls"}]},
+            {"choices": [], "usage": {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 4}}},
+        )
+        for item in reader.read(chunk)
+        if isinstance(item, Ending)
+    )
+    assert last == Ending("tool_calls", 9, 4)
+    assert reader.ended
+
+
+async def test_tools_are_refused_where_the_model_has_no_place_for_them(tiny):
+    with pytest.raises(errors.Invalid, match=r"job\.tools"):
+        await generated(tiny, messages=(Message("user", "Count!"),), tools=(TOOL,))
+
+
+async def test_a_kept_prompt_is_not_read_twice(tiny):
+    await generated(tiny, temperature=0.0, max_tokens=2)
+    _, ending = await generated(tiny, temperature=0.0, max_tokens=2)
+    assert 0 < ending.cached_prompt_tokens <= ending.prompt_tokens
+
+
+def test_the_head_of_a_file_is_read(model_path):
+    header = read_header(model_path)
+    assert (header.architecture, header.eos_token_id) == ("llama", 2)
+    assert header.context_length > 0
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "it is empty"),
+        (b"PK\x03\x04 something else", "does not begin with the letters GGUF"),
+        (b"GGUF\x09\x00\x00\x00", "its format version is 9"),
+        (b"GGUF\x03\x00\x00\x00\xff", "cut short at 9 bytes"),
+        (b"GGUF\x03\x00\x00\x00" + b"\x00" * 8 + b"\x01" + b"\x00" * 7 + b"\xff" * 8, "cut short at 32 bytes"),
+    ],
+)
+def test_a_file_that_is_no_model_is_named_with_what_is_wrong(tmp_path, content, fault):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    with pytest.raises(errors.WrongState, match=fault) as caught:
+        LlamaCpp(path, 1, 0, (), {}).load()
+    assert caught.value.reason == "MODEL_UNUSABLE"
+    assert str(path) in caught.value.message
+
+
+def test_no_cut_of_a_real_file_is_taken_for_a_model(tmp_path, model_path):
+    whole = model_path.read_bytes()
+    path = tmp_path / "model.gguf"
+    for size in (100, 5_000, len(whole) // 2):
+        path.write_bytes(whole[:size])
+        with pytest.raises(errors.WrongState, match=f"cut short at {size:,} bytes"):
+            read_header(path)
+
+
+def test_a_gpu_that_is_not_there_is_an_error_never_the_processor_instead(model_path):
+    with pytest.raises(errors.WrongState, match="drives no GPU") as caught:
+        LlamaCpp(model_path, 1, 0, ("gpu0",), {}).load()
+    assert caught.value.reason == "NO_SUCH_DEVICE"
