@@ -42,6 +42,7 @@ types: setup ## Check types
 .PHONY: proto
 proto: setup ## Generate the Python stubs from proto/
 	rm -rf src/rbee/v1 && mkdir -p src/rbee/v1
+	@echo '"""The contract, generated from proto/ by make proto. Never edited."""' > src/rbee/v1/__init__.py
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=src --mypy_out=quiet:src proto/rbee/v1/*.proto
 	$(BIN)/python -m grpc_tools.protoc -Iproto --grpc_python_out=src --mypy_grpc_out=quiet,generate_concrete_servicer_stubs:src proto/rbee/v1/*_service.proto
 

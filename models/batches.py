@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
-
 from corpus import Sampler
+from numpy.typing import NDArray
 from vocabulary import BEGIN, END, encode, encode_turn
 
 CONTEXT_LENGTH = 2048  # tokens

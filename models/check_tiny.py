@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import xllamacpp
-
 from corpus import Corpus, read_corpus
 
 HERE = Path(__file__).resolve().parent

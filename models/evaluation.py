@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 import jax
 import numpy as np
-
 from batches import Document, padded_rows
 from transformer import Shape, Weights, logits
 from vocabulary import END, encode, encode_question

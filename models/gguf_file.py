@@ -5,14 +5,12 @@ from pathlib import Path
 import gguf
 import jax.numpy as jnp
 import numpy as np
-
 from batches import CONTEXT_LENGTH
 from transformer import Shape, Weights
 from vocabulary import BEGIN, CHAT_TEMPLATE, END, FIRST_BYTE, ROLES, SIZE, SPACE, UNKNOWN, pieces
 
 DESCRIPTION = (
-    "A byte-level model of two million parameters that answers questions about rbee. "
-    "Made for tests and demonstrations."
+    "A byte-level model of two million parameters that answers questions about rbee. Made for tests and demonstrations."
 )
 
 

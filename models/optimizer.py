@@ -6,7 +6,6 @@ five Newton-Schulz steps and their coefficients are taken. Adam: Kingma and Ba (
 
 import jax
 import jax.numpy as jnp
-
 from transformer import Weights
 
 State = dict[str, tuple[jax.Array, jax.Array]]

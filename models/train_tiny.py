@@ -22,7 +22,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
-
 import optimizer  # noqa: E402
 from batches import training_rows  # noqa: E402
 from corpus import Corpus, Sampler, read_corpus  # noqa: E402
@@ -109,9 +108,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", type=Path, default=HERE / "rbee-tiny.gguf")
     parser.add_argument("--steps", type=int, default=1000, help="of both rounds together")
-    parser.add_argument(
-        "--first-round", type=Path, help="file of a finished first round, to begin with the second"
-    )
+    parser.add_argument("--first-round", type=Path, help="file of a finished first round, to begin with the second")
     arguments = parser.parse_args()
     corpus = read_corpus(HERE / "corpus.txt")
     shape = Shape(vocabulary=SIZE)

@@ -56,9 +56,7 @@ def initial_weights(shape: Shape, seed: int) -> Weights:
     return weights
 
 
-def logits(
-    shape: Shape, weights: Weights, tokens: jax.Array, positions: jax.Array, segments: jax.Array
-) -> jax.Array:
+def logits(shape: Shape, weights: Weights, tokens: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
     """Next-token logits (rows, length, vocabulary).
 
     tokens, positions and segments are integers (rows, length). A token sees earlier ones of its own segment.
@@ -73,8 +71,7 @@ def logits(
         normed = _normed(state, weights[at + "attn_norm.weight"], shape.norm_epsilon)
         split = (rows, length, shape.heads, shape.head_width)
         query, key, value = (
-            (normed @ weights[at + f"attn_{part}.weight"].T).reshape(split).transpose(0, 2, 1, 3)
-            for part in "qkv"
+            (normed @ weights[at + f"attn_{part}.weight"].T).reshape(split).transpose(0, 2, 1, 3) for part in "qkv"
         )
         scores = _rotated(query, rotation) @ _rotated(key, rotation).swapaxes(-1, -2) * shape.head_width**-0.5
         mixed = jax.nn.softmax(scores + bias, axis=-1) @ value
@@ -82,9 +79,7 @@ def logits(
         state = state + mixed @ weights[at + "attn_output.weight"].T
         normed = _normed(state, weights[at + "ffn_norm.weight"], shape.norm_epsilon)
         gate = jax.nn.silu(normed @ weights[at + "ffn_gate.weight"].T)
-        state = (
-            state + (gate * (normed @ weights[at + "ffn_up.weight"].T)) @ weights[at + "ffn_down.weight"].T
-        )
+        state = state + (gate * (normed @ weights[at + "ffn_up.weight"].T)) @ weights[at + "ffn_down.weight"].T
     return _normed(state, weights["output_norm.weight"], shape.norm_epsilon) @ weights["output.weight"].T
 
 

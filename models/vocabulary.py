@@ -35,9 +35,7 @@ def encode(text: str) -> list[int]:
 
 def decode(tokens: Iterable[int]) -> str:
     """The text of the tokens, without special tokens; bytes that are not UTF-8 become U+FFFD."""
-    codes = (
-        0x20 if token == SPACE else token - FIRST_BYTE for token in tokens if FIRST_BYTE <= token <= SPACE
-    )
+    codes = (0x20 if token == SPACE else token - FIRST_BYTE for token in tokens if FIRST_BYTE <= token <= SPACE)
     return bytes(codes).decode(errors="replace")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any, Final, Protocol, Self, TypeVar, Unpack
@@ -321,4 +321,4 @@ class Client:
 
 
 def _request_id() -> str:
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()

@@ -134,7 +134,13 @@ class _Queen:
         )
         self._models = Models(self.cluster, self._hive_links)
         self._intake = Intake(
-            jobs=self.jobs, models=self._models, store=store, clock=clock, new_id=new_id, last_order=last_order
+            jobs=self.jobs,
+            models=self._models,
+            dispatcher=self._dispatcher,
+            store=store,
+            clock=clock,
+            new_id=new_id,
+            last_order=last_order,
         )
         self._group = group
         self._settings = settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import grpc
@@ -30,10 +31,11 @@ CODES: Final[dict[type[errors.RbeeError], grpc.StatusCode]] = {
 }
 """Every class of the taxonomy and its status code; the inverse is used on the caller's side."""
 
-MAX_MESSAGE_CHARACTERS: Final = 1000
-MAX_FAULTS: Final = 12
+MAX_MESSAGE_BYTES: Final = 1200
+MAX_FAULTS_BYTES: Final = 1500
 """Bounds of an error's texts. gRPC refuses trailers of more than 8 KB, and the message travels in them twice, once
-percent-encoded; beyond these the callers would get a broken connection instead of the error."""
+percent-encoded (up to three times as long), once in the base64 of the details; beyond these the caller would get a
+broken connection instead of the error."""
 
 _CLASSES: Final = {code: cls for cls, code in CODES.items()}
 _BY_NUMBER: Final[dict[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
@@ -57,10 +59,11 @@ def from_code_number(number: int, text: str, reason: str) -> errors.RbeeError:
 
 def short(text: str) -> str:
     """Returns a text cut in the middle to what fits an error: its beginning says what, its end often says why."""
-    if len(text) <= MAX_MESSAGE_CHARACTERS:
+    encoded = text.encode()
+    if len(encoded) <= MAX_MESSAGE_BYTES:
         return text
-    half = MAX_MESSAGE_CHARACTERS // 2
-    return f"{text[:half]} ... {text[-half:]}"
+    half = MAX_MESSAGE_BYTES // 2
+    return f"{encoded[:half].decode(errors='ignore')} ... {encoded[-half:].decode(errors='ignore')}"
 
 
 def to_trailers(error: errors.RbeeError) -> tuple[tuple[str, bytes], ...]:
@@ -73,22 +76,24 @@ def to_trailers(error: errors.RbeeError) -> tuple[tuple[str, bytes], ...]:
         retry.retry_delay.FromNanoseconds(int(error.retry_after_s * 1e9))
         details.append(retry)
     if error.faults:
-        details.append(
-            error_details_pb2.BadRequest(
-                field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(
-                        field=fault.field[:80], description=fault.expected[:160]
-                    )
-                    for fault in error.faults[:MAX_FAULTS]
-                ]
-            )
-        )
+        details.append(_bad_request(error.faults))
     status = status_pb2.Status(code=code_number(error), message=short(error.message))
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
     return ((DETAILS_KEY, status.SerializeToString()),)
+
+
+def _bad_request(faults: Iterable[errors.FieldFault]) -> error_details_pb2.BadRequest:
+    """Returns as many of the faults as fit."""
+    bad = error_details_pb2.BadRequest()
+    for fault in faults:
+        one = error_details_pb2.BadRequest.FieldViolation(field=fault.field[:80], description=fault.expected[:160])
+        if bad.ByteSize() + one.ByteSize() > MAX_FAULTS_BYTES:
+            break
+        bad.field_violations.append(one)
+    return bad
 
 
 def from_rpc_error(error: grpc.RpcError) -> errors.RbeeError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version
 from typing import Final
 
 from opentelemetry import trace
@@ -41,6 +40,8 @@ def setup(program: str) -> None:
         return
     if os.environ.get("OTEL_TRACES_EXPORTER", "otlp") == "none":
         return
+    from importlib.metadata import version
+
     # Imported here because the SDK takes 0.2 s to import and most runs export nothing.
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider

@@ -113,5 +113,5 @@ def _timeout_faults(timeouts: job_pb2.JobTimeouts, path: str) -> Iterator[FieldF
 def _is_json_object(text: str) -> bool:
     try:
         return isinstance(json.loads(text), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False

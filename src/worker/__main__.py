@@ -28,6 +28,7 @@ GRACE_S: Final = 30.0
 LAST_EVENTS_S: Final = 5.0
 """How long callers may take to receive what was generated for them."""
 COULD_NOT_START: Final = 1
+BAD_SETTINGS: Final = 2
 BAD_TOKEN: Final = 3
 _LATE_LINES_S: Final = 0.1
 
@@ -36,7 +37,11 @@ log = logging.getLogger("worker")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the worker; returns its exit status (see --help)."""
-    settings = config.read(argv)
+    try:
+        settings = config.read(sys.argv[1:] if argv is None else argv, os.environ)
+    except errors.Invalid as error:
+        print(f"{PROGRAM}: {error.message}", file=sys.stderr)
+        return BAD_SETTINGS
     # A standard error of our own, which stays when that of the libraries is closed; see _have_the_last_word.
     stderr = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
     logs.setup(PROGRAM, settings.log_format, settings.log_level, stderr)
@@ -52,11 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         engine.close()
         log.info("ended in order")
     except errors.Unauthenticated as error:
-        log.error("the hive does not know this worker: %s", error.message)  # noqa: TRY400  # people need no traceback
+        log.error("the hive does not know this worker: %s", error.message)
         return BAD_TOKEN
     except errors.RbeeError as error:
         _have_the_last_word()
-        log.error("%s", error.message)  # noqa: TRY400  # people need no traceback
+        log.error("%s", error.message)
         return COULD_NOT_START
     return 0
 

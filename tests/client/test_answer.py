@@ -117,6 +117,13 @@ async def test_broken_streams_lose_and_repeat_nothing(breaks: list[int], overlap
     assert breaking.cancelled == []
 
 
+async def test_each_break_has_the_whole_time_to_be_mended() -> None:
+    breaking = BreakingQueen([1] * 6)
+    async with serving(breaking) as port, client(port, reattach_s=0.15) as queen:
+        assert await queen.infer(model="m", prompt="hi").text() == "".join(WORDS)
+    assert len(breaking.watched_after) == 6
+
+
 async def test_pieces_are_the_tokens_in_order() -> None:
     async with serving(BreakingQueen([4])) as port, client(port) as queen:
         pieces = [piece async for piece in queen.infer(model="m", prompt="hi")]

@@ -207,6 +207,8 @@ def test_help_explains_every_command_option_and_exit_code(capsys: pytest.Capture
     told = explained(command)
     assert {"rbee infer --top-p", "rbee worker spawn --slots", "rbee up --model-dir"} <= told.keys()
     assert [name for name, text in told.items() if not text] == []
+    assert run(["infer", "--help"]) == 0
+    assert "Default: 0.95." in " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert run(["--help"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     for code in trouble.EXIT_CODES:

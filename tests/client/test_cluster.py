@@ -1,8 +1,9 @@
 """The keeper and the library against the real programs and the real model."""
 
-import asyncio
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,9 @@ def test_every_option_is_understood(here: Keeper, tmp_path: Path, capsys: pytest
 
 
 def test_raw_prompt_and_json_schema(here: Keeper, capsys: pytest.CaptureFixture[str]) -> None:
-    schema = '{"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}'
+    schema = (
+        '{"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": false}'
+    )
     assert run(["infer", "--raw", "hive: ", "--json-schema", schema, "--quiet", "-n", "40"]) == 0
     assert isinstance(json.loads(capsys.readouterr().out)["a"], bool)
 
@@ -121,27 +124,25 @@ def test_ctrl_c_leaves_a_detached_job_alone(cluster: Keeper) -> None:
 
 
 @pytest.mark.parametrize("how", ["killed", "pipe closed"])
-async def test_a_keeper_that_goes_away_frees_its_slot_within_a_second(cluster: Keeper, how: str) -> None:
-    async with rbee.connect(cluster.address) as queen:
+def test_a_keeper_that_goes_away_frees_its_slot_within_a_second(cluster: Keeper, how: str) -> None:
+    with rbee.connect_sync(cluster.address) as queen:
 
-        async def free_slots() -> int:
-            return sum([worker.slots_available async for worker in queen.workers() if worker.model == SLOW])
+        def free_slots() -> int:
+            return sum(worker.slots_available for worker in queen.workers() if worker.model == SLOW)
 
-        before = await free_slots()
+        before = free_slots()
         asking = cluster.start("infer", "go on", "--model", SLOW)
         assert asking.stdout is not None
-        await asyncio.to_thread(asking.stdout.read, 14)
-        assert await free_slots() == before - 1
+        asking.stdout.read(14)
+        assert free_slots() == before - 1
         if how == "killed":
             asking.kill()
         asking.stdout.close()
-        async with asyncio.timeout(1):
-            while await free_slots() < before:
-                await asyncio.sleep(0.02)
-        assert asking.stderr is not None
-        told = await asyncio.to_thread(asking.stderr.read)
-        asking.stderr.close()
-        assert await asyncio.to_thread(asking.wait) != 0
+        until(lambda: free_slots() == before, 1, "the slot is free again")
+    assert asking.stderr is not None
+    told = asking.stderr.read()
+    asking.stderr.close()
+    assert asking.wait(timeout=10) != 0
     assert "error" not in told
     assert "Traceback" not in told
 
@@ -276,6 +277,27 @@ def test_the_synchronous_twin(cluster: Keeper, answer: str) -> None:
         until(lambda: queen.get_job(newest.id).state == job_pb2.JOB_STATE_CANCELLED, 2, "leaving cancels the job")
         with pytest.raises(rbee.NotFound):
             queen.get_worker("nope")
+
+
+def test_ctrl_c_in_a_synchronous_program_cancels_the_job(cluster: Keeper) -> None:
+    script = f"""
+import rbee
+with rbee.connect_sync({cluster.address!r}) as queen:
+    try:
+        for piece in queen.infer(model={SLOW!r}, prompt="go on"):
+            print(piece, flush=True)
+    except KeyboardInterrupt:
+        print(next(iter(queen.list_jobs())).state)
+"""
+    program = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert program.stdout is not None
+    program.stdout.readline()
+    program.send_signal(signal.SIGINT)
+    out, err = program.communicate(timeout=10)
+    assert out.split()[-1] == str(job_pb2.JOB_STATE_CANCELLED)
+    assert err == ""
 
 
 def test_hive_stop_and_start(cluster: Keeper) -> None:

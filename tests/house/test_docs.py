@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from hive import config as hive_config
 from queen import config as queen_config
 from queen.core import lifecycle
+from worker import config as worker_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +39,14 @@ def test_the_other_states_are_the_tables(section, table):
     assert all(f"**{state.value}**" in body for state in table)
 
 
-@pytest.mark.parametrize(("program", "keys"), [("queen-rbee", queen_config.KEYS)])
+@pytest.mark.parametrize(
+    ("program", "keys"),
+    [
+        ("queen-rbee", queen_config.KEYS),
+        ("rbee-hive", hive_config.KEYS),
+        ("llm-worker-rbee", worker_config.KEYS),
+    ],
+)
 def test_every_setting_is_documented_with_its_variable_and_default(program, keys):
     text = (ROOT / "docs" / "operations.md").read_text()
     section = re.search(rf"^## Settings of {program}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)[1]

@@ -68,7 +68,7 @@ def keeper(
             envvar="RBEE_DATA_DIR",
             metavar="DIR",
             file_okay=False,
-            help="Where rbee up keeps the queen's data, log and pid. [default: the user's data directory]",
+            help="Where rbee up keeps the queen's data, log and pid. Default: the user's data directory.",
         ),
     ] = None,
     reattach: Annotated[

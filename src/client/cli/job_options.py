@@ -58,67 +58,67 @@ def job_options(
         typer.Option(
             "--max-tokens",
             "-n",
-            help="Most tokens to generate, 1 to 1,048,576. [default: up to the context length]",
+            help="Most tokens to generate, 1 to 1,048,576. Default: up to the context length.",
             rich_help_panel=_SAMPLING,
         ),
     ] = None,
     temperature: Annotated[
         float | None,
         typer.Option(
-            "--temperature", "-t", help="0 (always the likeliest) to 2. [default: 0.8]", rich_help_panel=_SAMPLING
+            "--temperature", "-t", help="0 (always the likeliest) to 2. Default: 0.8.", rich_help_panel=_SAMPLING
         ),
     ] = None,
     top_p: Annotated[
         float | None,
         typer.Option(
-            help="Keep the likeliest tokens whose probabilities add up to this, above 0 up to 1. [default: 0.95]",
+            help="Keep the likeliest tokens whose probabilities add up to this, above 0 up to 1. Default: 0.95.",
             rich_help_panel=_SAMPLING,
         ),
     ] = None,
     top_k: Annotated[
         int | None,
         typer.Option(
-            help="Keep this many likeliest tokens, 0 (all) to 1,000,000. [default: 40]", rich_help_panel=_SAMPLING
+            help="Keep this many likeliest tokens, 0 (all) to 1,000,000. Default: 40.", rich_help_panel=_SAMPLING
         ),
     ] = None,
     min_p: Annotated[
         float | None,
         typer.Option(
-            help="Keep tokens at least this fraction as likely as the likeliest, 0 to 1. [default: 0.05]",
+            help="Keep tokens at least this fraction as likely as the likeliest, 0 to 1. Default: 0.05.",
             rich_help_panel=_SAMPLING,
         ),
     ] = None,
     repetition_penalty: Annotated[
         float | None,
         typer.Option(
-            help="Divide the score of tokens already present by this, above 0 up to 2. [default: 1]",
+            help="Divide the score of tokens already present by this, above 0 up to 2. Default: 1.",
             rich_help_panel=_SAMPLING,
         ),
     ] = None,
     presence_penalty: Annotated[
         float | None,
         typer.Option(
-            help="Subtract this from the score of tokens already present, -2 to 2. [default: 0]",
+            help="Subtract this from the score of tokens already present, -2 to 2. Default: 0.",
             rich_help_panel=_SAMPLING,
         ),
     ] = None,
     frequency_penalty: Annotated[
         float | None,
         typer.Option(
-            help="Subtract this for every time a token is present, -2 to 2. [default: 0]", rich_help_panel=_SAMPLING
+            help="Subtract this for every time a token is present, -2 to 2. Default: 0.", rich_help_panel=_SAMPLING
         ),
     ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Seed of the draw, 0 to 4,294,967,295. [default: drawn by the worker and reported]",
+            help="Seed of the draw, 0 to 4,294,967,295. Default: drawn by the worker and reported.",
             rich_help_panel=_SAMPLING,
         ),
     ] = None,
     logprobs: Annotated[
         int | None,
         typer.Option(
-            help="Report the log probabilities of this many likeliest tokens, 0 to 20; shown by --json. [default: 0]",
+            help="Report the log probabilities of this many likeliest tokens, 0 to 20; shown by --json. Default: 0.",
             rich_help_panel=_SAMPLING,
         ),
     ] = None,
@@ -140,14 +140,14 @@ def job_options(
     ] = None,
     priority: Annotated[
         PriorityChoice | None,
-        typer.Option(help="Interactive jobs go before batch jobs. [default: interactive]", rich_help_panel=_QUEUE),
+        typer.Option(help="Interactive jobs go before batch jobs. Default: interactive.", rich_help_panel=_QUEUE),
     ] = None,
     session: Annotated[
         str | None,
         typer.Option(help="Groups requests of one conversation; at most 256 bytes.", rich_help_panel=_QUEUE),
     ] = None,
     tenant: Annotated[
-        str | None, typer.Option(help="Who asks. [default: the default tenant]", rich_help_panel=_QUEUE)
+        str | None, typer.Option(help="Who asks. Default: the default tenant.", rich_help_panel=_QUEUE)
     ] = None,
     label: Annotated[
         list[str] | None,
@@ -157,7 +157,7 @@ def job_options(
         float | None,
         typer.Option(
             metavar="SECONDS",
-            help="Longest time from submission to the end, above 0 up to 1800 s. [default: 300]",
+            help="Longest time from submission to the end, above 0 up to 1800 s. Default: 300.",
             rich_help_panel=_QUEUE,
         ),
     ] = None,

@@ -39,7 +39,7 @@ def list_jobs(
     ctx: typer.Context,
     *,
     state: Annotated[
-        list[StateChoice] | None, typer.Option(help="Only jobs in this state. May be repeated. [default: all]")
+        list[StateChoice] | None, typer.Option(help="Only jobs in this state. May be repeated. Default: all.")
     ] = None,
     queue: Annotated[bool, typer.Option("--queue", help="Only the queue, in queue order.")] = False,
     model: Annotated[str, typer.Option(help="Only jobs of this model, by name or reference.")] = "",

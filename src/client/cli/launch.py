@@ -87,7 +87,7 @@ async def answers(address: str) -> bool:
     """Tells whether a queen serves at an address."""
     async with connect(address) as queen:
         try:
-            return await queen.is_serving(timeout_s=5)
+            return await queen.is_serving(timeout_s=3)
         except (errors.Unreachable, errors.TimedOut):
             return False
 

@@ -21,14 +21,14 @@ def up(
     model_dir: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A folder with GGUF files. May be repeated. [default: RBEE_MODEL_DIR, then the hive's own]",
+            help="A folder with GGUF files. May be repeated. Default: RBEE_MODEL_DIR, then the hive's own.",
             file_okay=False,
             exists=True,
         ),
     ] = None,
     listen: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT", help="Where the queen listens. [default: what --queen says]"),
+        typer.Option(metavar="HOST:PORT", help="Where the queen listens. Default: what --queen says."),
     ] = None,
 ) -> None:
     """Starts a queen and a hive on this machine and waits until they serve.

@@ -45,22 +45,22 @@ def spawn(
     model: Annotated[str, typer.Argument(help="Name, reference or GGUF file of the model; see: rbee model list.")],
     *,
     hive: Annotated[
-        str, typer.Option(help="The hive it runs on. [default: one that has the model and the memory]")
+        str, typer.Option(help="The hive it runs on. Default: one that has the model and the memory.")
     ] = "",
     slots: Annotated[
         int,
-        typer.Option(min=0, max=256, help="Generations it runs at once, 1 to 256. [default: 4]", show_default=False),
+        typer.Option(min=0, max=256, help="Generations it runs at once, 1 to 256. Default: 4.", show_default=False),
     ] = 0,
     context_length: Annotated[
-        int, typer.Option(min=0, help="Tokens each slot can hold. [default: the model's own]", show_default=False)
+        int, typer.Option(min=0, help="Tokens each slot can hold. Default: the model's own.", show_default=False)
     ] = 0,
-    engine: Annotated[str, typer.Option(help="The engine: llamacpp or synthetic. [default: llamacpp]")] = "",
+    engine: Annotated[str, typer.Option(help="The engine: llamacpp or synthetic. Default: llamacpp.")] = "",
     engine_option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A setting of the engine. May be repeated.")
     ] = None,
     device: Annotated[
         list[str] | None,
-        typer.Option(help="A device it may use, such as gpu0. May be repeated. [default: the first that fits]"),
+        typer.Option(help="A device it may use, such as gpu0. May be repeated. Default: the first that fits."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the worker as a JSON object.")] = False,
 ) -> None:

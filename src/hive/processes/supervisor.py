@@ -155,7 +155,7 @@ class Supervisor:
         try:
             worker.child = await self._spawn(worker)
         except OSError as error:
-            log.error("worker cannot be started: %s", error, extra=facts)  # noqa: TRY400  its message says it all
+            log.error("worker cannot be started: %s", error, extra=facts)
             worker.output.data_received(f"{self._launch.command[0]}: {error.strerror}\n".encode())
             exit_code = CANNOT_START
         else:

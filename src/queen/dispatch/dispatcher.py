@@ -10,7 +10,7 @@ from typing import Final
 from opentelemetry import context as otel_context
 
 from queen.core.faults import MAX_ATTEMPTS, RETRIABLE
-from queen.core.model import Failure, Job, Proposal, Worker
+from queen.core.model import Failure, Job, JobState, Proposal, Worker
 from queen.links import events
 from queen.links.workers import Generation, WorkerLinks
 from queen.registry.cluster import Cluster
@@ -53,9 +53,24 @@ class JobDispatcher:
         live = self._jobs.get(job_id)
         assert live is not None, "only jobs in the table are dispatched"
         token = otel_context.attach(live.context)
+        self.set_deadline(live)
         work = supervised(self._run(live, worker), f"job {job_id}", lambda error: self.fail(live, error))
         live.task = self._group.create_task(work, name=f"dispatch {job_id}")
         otel_context.detach(token)
+
+    def set_deadline(self, live: LiveJob) -> None:
+        """Ends a job when its total time is over: from submission, for a detached job from its first dispatch."""
+        if live.deadline is None:
+            begun = self._clock.now() if live.job.detached else live.job.submit_time
+            left = begun + live.job.timeout_s - self._clock.now()
+            live.deadline = asyncio.get_running_loop().call_later(max(0.0, left), self._time_out, live)
+
+    def _time_out(self, live: LiveJob) -> None:
+        job = live.job
+        doing = f"{job.attempt.worker_id} generated" if job.state is not JobState.QUEUED else "it waited in the queue"
+        why = f" ({live.decision.proposal.reason})" if live.decision and job.state is JobState.QUEUED else ""
+        message = f"job {job.id} ran into its limit of {job.timeout_s:g} s while {doing}{why}; raise it with --timeout"
+        self.fail(live, errors.TimedOut(message, "JOB_TIMED_OUT"))
 
     def cancel(self, live: LiveJob, why: str) -> Job:
         """Ends a job because somebody asked; one at rest stays as it is. Its worker is told; its slot follows."""
@@ -92,13 +107,9 @@ class JobDispatcher:
         )
         ended_by_worker = False
         try:
-            async with asyncio.timeout(live.job.submit_time + live.job.timeout_s - self._clock.now()):
-                last = await self._relay(live, generation)
+            last = await self._relay(live, generation)
             ended_by_worker = True
             self._complete(live, last)
-        except TimeoutError:
-            message = f"job {live.job.id} ran into its limit of {live.job.timeout_s:g} s while {worker.id} generated"
-            self.fail(live, errors.TimedOut(message, "JOB_TIMED_OUT"))
         except errors.RbeeError as error:
             # A lost worker ends its generations by itself: nobody is there who could be asked.
             ended_by_worker = True

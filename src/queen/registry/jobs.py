@@ -36,6 +36,7 @@ class LiveJob:
     not_before: float = 0.0
     context: Context = field(default_factory=Context)
     task: asyncio.Task[None] | None = None
+    deadline: asyncio.TimerHandle | None = None
     told_position: int = 0
 
 
@@ -173,6 +174,8 @@ class JobTable:
     def _rest(self, live: LiveJob) -> None:
         del self._alive[live.job.id]
         live.spec = b""
+        if live.deadline is not None:
+            live.deadline.cancel()
         self._store.drop_request(live.job.id)
         self._resting[live.job.id] = live
         if len(self._resting) > KEPT_AFTER_REST:

@@ -9,6 +9,7 @@ from opentelemetry import trace
 
 from queen.core.model import Job, JobType, Priority
 from queen.core.ports import Store
+from queen.dispatch.dispatcher import JobDispatcher
 from queen.links import events
 from queen.links.hives import HiveLinks
 from queen.registry.cluster import Cluster
@@ -52,7 +53,7 @@ class Models:
                 return self._cluster.models.add_outside(hive.id, file)
             raise errors.NotFound(f"no online hive has a file {path}; see: rbee model list", "MODEL_NOT_FOUND")
         nearest = self._cluster.models.nearest(wanted)
-        hint = f"did you mean {' or '.join(nearest)}?" if nearest else "no name is like it;"
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else "no name is like it."
         raise errors.NotFound(
             f"no hive holds a model named {wanted}; {hint} See: rbee model list",
             "MODEL_NOT_FOUND",
@@ -78,6 +79,7 @@ class Intake:
         *,
         jobs: JobTable,
         models: Models,
+        dispatcher: JobDispatcher,
         store: Store,
         clock: Clock,
         new_id: Callable[[str], str],
@@ -85,6 +87,7 @@ class Intake:
     ) -> None:
         self._jobs = jobs
         self._models = models
+        self._dispatcher = dispatcher
         self._store = store
         self._clock = clock
         self._new_id = new_id
@@ -126,6 +129,8 @@ class Intake:
         # The fast path's caller is told 1 when nobody waits; the position is exact when somebody does.
         live.feed.append(events.queued(1, self._jobs.queue_depth() + 1))
         self._jobs.add(live)
+        if not detached:
+            self._dispatcher.set_deadline(live)
         return live
 
 

@@ -128,7 +128,7 @@ class JobTimeouts(_message.Message):
     STALL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def total(self) -> _duration_pb2.Duration:
-        """From submission to the terminal event. Default 300 s, at most 1800 s."""
+        """From submission, for a detached job from its first dispatch, to the terminal event. Default 300 s, at most 1800 s."""
 
     @_builtins.property
     def queue(self) -> _duration_pb2.Duration:

@@ -1,0 +1,1 @@
+"""The contract, generated from proto/ by make proto. Never edited."""
