@@ -71,7 +71,7 @@ def train(shape: Shape, weights: Weights, sampler: Sampler, plan: Round, steps: 
     def advance(
         weights: Weights, state: optimizer.State, step: jax.Array, factor: jax.Array, *rows: jax.Array
     ) -> tuple[Weights, optimizer.State, jax.Array]:
-        loss, gradients = jax.value_and_grad(lambda weights: mean_loss(shape, weights, *rows))(weights)
+        loss, gradients = jax.value_and_grad(lambda weights: mean_loss(shape, weights, rows))(weights)
         norm = jnp.sqrt(sum(jnp.vdot(value, value) for value in gradients.values()))
         gradients = {name: value * jnp.minimum(1.0, CLIP / norm) for name, value in gradients.items()}
         rates = (MUON_RATE * factor, ADAM_RATE * factor)

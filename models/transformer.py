@@ -83,15 +83,12 @@ def logits(shape: Shape, weights: Weights, tokens: jax.Array, positions: jax.Arr
     return _normed(state, weights["output_norm.weight"], shape.norm_epsilon) @ weights["output.weight"].T
 
 
-def mean_loss(
-    shape: Shape,
-    weights: Weights,
-    tokens: jax.Array,
-    positions: jax.Array,
-    segments: jax.Array,
-    weight: jax.Array,
-) -> jax.Array:
-    """Cross entropy in nats per token; `weight` (rows, length) says how much predicting each token counts."""
+def mean_loss(shape: Shape, weights: Weights, rows: tuple[jax.Array, ...]) -> jax.Array:
+    """Cross entropy in nats per token over rows of tokens, positions, segments and weights, each (rows, length).
+
+    The weight of a token says how much predicting it counts.
+    """
+    tokens, positions, segments, weight = rows
     scores = logits(shape, weights, tokens[:, :-1], positions[:, :-1], segments[:, :-1])
     chosen = jnp.take_along_axis(scores, tokens[:, 1:, None], axis=-1)[..., 0]
     losses = jax.nn.logsumexp(scores, axis=-1) - chosen

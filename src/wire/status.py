@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Final
+from urllib.parse import quote
 
 import grpc
 from google.protobuf import any_pb2, message
@@ -31,12 +32,13 @@ CODES: Final[dict[type[errors.RbeeError], grpc.StatusCode]] = {
 }
 """Every class of the taxonomy and its status code; the inverse is used on the caller's side."""
 
-MAX_MESSAGE_BYTES: Final = 1200
-MAX_FAULTS_BYTES: Final = 1500
-"""Bounds of an error's texts. gRPC refuses trailers of more than 8 KB, and the message travels in them twice, once
-percent-encoded (up to three times as long), once in the base64 of the details; beyond these the caller would get a
+MAX_MESSAGE_BYTES: Final = 3000
+MAX_FAULTS_BYTES: Final = 1200
+"""Bounds of an error's texts. gRPC may refuse trailers of more than 8 KB, and the message travels in them twice: once
+percent-encoded, which is what is bounded here, once in the base64 of the details. Beyond these the caller would get a
 broken connection instead of the error."""
 
+_PLAIN: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 _CLASSES: Final = {code: cls for cls, code in CODES.items()}
 _BY_NUMBER: Final[dict[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -59,11 +61,11 @@ def from_code_number(number: int, text: str, reason: str) -> errors.RbeeError:
 
 def short(text: str) -> str:
     """Returns a text cut in the middle to what fits an error: its beginning says what, its end often says why."""
-    encoded = text.encode()
-    if len(encoded) <= MAX_MESSAGE_BYTES:
+    encoded = len(quote(text, safe=_PLAIN))
+    if encoded <= MAX_MESSAGE_BYTES:
         return text
-    half = MAX_MESSAGE_BYTES // 2
-    return f"{encoded[:half].decode(errors='ignore')} ... {encoded[-half:].decode(errors='ignore')}"
+    half = len(text) * MAX_MESSAGE_BYTES // encoded // 2
+    return short(f"{text[: half - 8]} ... {text[8 - half :]}")
 
 
 def to_trailers(error: errors.RbeeError) -> tuple[tuple[str, bytes], ...]:

@@ -49,6 +49,7 @@ def to_request(job: job_pb2.JobSpec, seed: int, generated_token_ids: Iterable[in
         prompt=job.prompt,
         messages=tuple(map(_message, job.chat.messages)),
         seed=seed,
+        repeatable=sampling.HasField("seed"),
         stop=tuple(sampling.stop),
         logprobs=sampling.logprobs,
         json_schema=job.output_format.json_schema,

@@ -8,8 +8,8 @@ import pytest
 from hive.convert import model_to_wire
 from hive.models.catalogue import Catalogue
 from hive.models.facts import read_model, shards_of
-from hive.models.gguf_header import read_header
 from wire import errors
+from wire.gguf_header import read_header
 
 
 def test_a_good_file_is_described_from_its_metadata(tmp_path, write_gguf):

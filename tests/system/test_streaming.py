@@ -118,6 +118,19 @@ async def test_a_killed_keeper_frees_its_slot_within_a_second(queen):
         await client.stop_worker(worker.id)
 
 
+async def test_a_job_goes_on_while_one_of_its_callers_is_there(queen):
+    async with rbee.connect(queen.address) as client:
+        options = {"tokens_per_second": "50", "completion_tokens": "40"}
+        worker = await client.spawn_worker("synthetic:two", slots=1, engine_options=options)
+        first, second = (client.infer(model="synthetic:two", prompt="x", request_id="two-callers") for _ in range(2))
+        leaving, staying = aiter(first), aiter(second)
+        await anext(leaving)
+        await anext(staying)
+        await leaving.aclose()
+        assert [piece.first_index async for piece in staying][-1] == 39
+        await client.stop_worker(worker.id)
+
+
 async def test_cancelling_ends_a_queued_and_a_running_job(queen):
     async with rbee.connect(queen.address) as client:
         worker = await client.spawn_worker(

@@ -31,19 +31,19 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
             self.news.notify_all()
         return trace_service_pb2.ExportTraceServiceResponse()
 
-    def trace(self, names):
-        """Returns the spans by name of the first trace that has all the names."""
+    def trace(self, names, services):
+        """Returns the spans by name of the first trace that has all the names, from all the services."""
 
         def whole():
             for spans in self.spans.values():
                 by_name = {span.name: (service, span) for service, span in spans}
-                if names <= set(by_name):
+                if names <= set(by_name) and services <= {service for service, _ in spans}:
                     return by_name
             return None
 
         with self.news:
             found = self.news.wait_for(whole, timeout=20)
-            assert found, {trace: [span.name for _, span in spans] for trace, spans in self.spans.items()}
+            assert found, {trace: [(who, one.name) for who, one in spans] for trace, spans in self.spans.items()}
             return found
 
 
@@ -72,9 +72,7 @@ def test_one_trace_goes_through_all_four_programs(tmp_path, receiver):
         "rbee.worker.start",
         "rbee.generate",
     }
-    spans = receiver.trace(expected)
-    services = {service for service, _ in spans.values()}
-    assert {"rbee", "queen-rbee", "rbee-hive", "llm-worker-rbee"} <= services
+    spans = receiver.trace(expected, {"rbee", "queen-rbee", "rbee-hive", "llm-worker-rbee"})
     parents = {name: span.parent_span_id for name, (_, span) in spans.items()}
     infer = spans["rbee.infer"][1].span_id
     assert parents["rbee.generate"] == parents["rbee.provision"] == parents["rbee.policy.decide"] == infer

@@ -10,7 +10,7 @@ from typing import Final
 from gguf.constants import LlamaFileType
 
 from hive.core.model import ModelFile
-from hive.models.gguf_header import Defect, Header, Value, read_header
+from wire.gguf_header import Defect, Header, Value, read_header
 
 _FILE_TYPES: Final = {kind.value: kind.name.removeprefix("MOSTLY_").removeprefix("ALL_") for kind in LlamaFileType}
 _MOST: Final = 2**31

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Self
+from typing import Final, Self
 
 from wire.errors import RbeeError
+
+MOST_JOINED: Final = 1024
+"""Events in one message at most: a few hundred bytes each, well below the 4 MiB callers accept by default."""
 
 
 class JobFeed:
@@ -70,10 +73,9 @@ class FeedReader:
         while True:
             frames = feed.frames
             if self._next < len(frames):
-                news = frames[self._next :] if self._next else frames
-                joined = news[0] if len(news) == 1 else b"".join(news)
-                self._next = len(frames)
-                return joined
+                news = frames[self._next : self._next + MOST_JOINED]
+                self._next += len(news)
+                return news[0] if len(news) == 1 else b"".join(news)
             if feed.closed:
                 if feed.error is not None:
                     raise feed.error

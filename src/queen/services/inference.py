@@ -33,7 +33,7 @@ class InferenceService(inference_service_pb2_grpc.InferenceServiceServicer):
             try:
                 await relay(live.feed, context, events.job_id_frame(live.job.id))
             except asyncio.CancelledError:
-                if not live.job.detached:
+                if not live.job.detached and not live.feed.readers:
                     self._dispatcher.cancel(live, "its caller went away")
                 raise
 

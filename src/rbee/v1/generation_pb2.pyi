@@ -262,7 +262,9 @@ class Sampling(_message.Message):
     frequency_penalty: _builtins.float
     """Subtracted for every time a token is present, -2 to 2. Default 0."""
     seed: _builtins.int
-    """Seed of the draw. Default: drawn by the worker and reported in `Done.seed`."""
+    """Seed of the draw. Default: drawn by the worker and reported in `Done.seed`. With a seed the KV cache of earlier
+    prompts is not used, so that an otherwise idle worker draws the same tokens for the same request.
+    """
     logprobs: _builtins.int
     """Report the log probabilities of this many likeliest tokens, 0 (none) to 20. Default 0."""
     @_builtins.property

@@ -22,7 +22,8 @@ def settings(request: Request, context_length: int) -> dict[str, Any]:
     """Returns what both calls share: how tokens are drawn, and how the answer is to come."""
     body: dict[str, Any] = {
         "stream": True,
-        "cache_prompt": True,
+        # A prompt read in other batches gives slightly other numbers, which is enough to draw other tokens.
+        "cache_prompt": not request.repeatable,
         # A sign of life per batch of the prompt, so that a generation can be ended while its prompt is read.
         "return_progress": True,
         "n_predict": -1 if request.max_tokens is None else request.max_tokens,

@@ -24,8 +24,8 @@ from typing import Any, Final
 import psutil
 
 from wire import errors
+from wire.gguf_header import Defect, read_header
 from worker.engines import llama_requests
-from worker.engines.gguf_header import GgufHeader, read_header
 from worker.engines.llama_chunks import ChatReader, TextReader, engine_error
 from worker.engines.options import read_options
 from worker.engines.port import DEFAULT_CONTEXT_LENGTH, Backend, Ending, Piece, Request
@@ -64,15 +64,13 @@ class LlamaCpp:
         self._key = secrets.token_urlsafe(32)
         self._threads = ThreadPoolExecutor(slots, "generation")
         self._known_schemas: set[bytes] = set()
-        self._header: GgufHeader
+        self._eos_token_id: int | None = None
         self._server: Any
         self._supports_tools = False
 
     def load(self) -> None:
         """Loads the model; xllamacpp holds the interpreter lock meanwhile. Raises MODEL_UNUSABLE, NO_SUCH_DEVICE."""
-        self._header = read_header(self._model)
-        if not self.context_length:
-            self.context_length = min(self._header.context_length or DEFAULT_CONTEXT_LENGTH, DEFAULT_CONTEXT_LENGTH)
+        self._read_header()
         # Set before the library is loaded, which reads them once; numbers then mean what NVML means by them.
         visible = ",".join(device.removeprefix("gpu") for device in self._devices) or "-1"
         os.environ.update(CUDA_DEVICE_ORDER="PCI_BUS_ID", CUDA_VISIBLE_DEVICES=visible, HIP_VISIBLE_DEVICES=visible)
@@ -93,6 +91,21 @@ class LlamaCpp:
         self._supports_tools = bool(properties.get("chat_template_caps", {}).get("supports_tools"))
         # llama.cpp rounds a slot's context up to a multiple of 256 tokens, and down to what the model was trained on.
         self.context_length = properties["default_generation_settings"]["n_ctx"]
+
+    def _read_header(self) -> None:
+        """Takes from the file what llama.cpp does not tell; a broken one is told apart here, in words."""
+        try:
+            facts = read_header(self._model).fields
+        except (Defect, OSError) as error:
+            raise errors.WrongState(
+                f"{self._model} is not a usable GGUF model: {error}. Fetch the file again", "MODEL_UNUSABLE"
+            ) from error
+        trained = facts.get(f"{facts.get('general.architecture')}.context_length")
+        if not self.context_length:
+            known = trained if isinstance(trained, int) and trained else DEFAULT_CONTEXT_LENGTH
+            self.context_length = min(known, DEFAULT_CONTEXT_LENGTH)
+        eos = facts.get("tokenizer.ggml.eos_token_id")
+        self._eos_token_id = eos if isinstance(eos, int) else None
 
     def _params(self, params: Any) -> Any:
         params.model.path = str(self._model)
@@ -176,9 +189,9 @@ class LlamaCpp:
         only where nothing constrains the output. The prompt is read once: the real call finds it in the cache.
         """
         digest = hashlib.sha256(schema.encode()).digest()
-        if digest in self._known_schemas or self._header.eos_token_id is None:
+        if digest in self._known_schemas or self._eos_token_id is None:
             return
-        probe = body | {"n_predict": 1, "temperature": 0, "logit_bias": [[self._header.eos_token_id, 1000]]}
+        probe = body | {"n_predict": 1, "temperature": 0, "logit_bias": [[self._eos_token_id, 1000]]}
         last: dict[str, Any] = {}
 
         def take(chunk: dict[str, Any]) -> bool:

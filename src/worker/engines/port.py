@@ -46,6 +46,7 @@ class Request:
     """One generation: `messages`, or `prompt` when there are none. Ranges are those of the contract's Sampling.
 
     `max_tokens` counts the whole answer, `generated_token_ids` included; None: up to the context length.
+    `repeatable`: the caller chose the seed, so the same request is to draw the same tokens again.
     """
 
     prompt: str = ""
@@ -59,6 +60,7 @@ class Request:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int = 0
+    repeatable: bool = False
     stop: tuple[str, ...] = ()
     logprobs: int = 0
     json_schema: str = ""
