@@ -1,4 +1,4 @@
-"""How much later does the first token come through the queen? Target 1 of docs/performance.md; see README.md beside this."""
+"""How much later does the first token come through the queen? Target 1 of docs/performance.md; see README.md here."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def _relay(worker_address: str, told: Connection) -> None:
         while isinstance(message := await call.read(), bytes):
             await context.write(message)
 
-    handlers: dict[str, Any] = {"Generate": grpc.unary_stream_rpc_method_handler(behaviour)}  # type: ignore[arg-type]
+    handlers: dict[str, Any] = {"Generate": grpc.unary_stream_rpc_method_handler(behaviour)}
     server = grpc.aio.server(options=SERVER_OPTIONS)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("rbee.v1.EngineService", handlers),))
     told.send(server.add_insecure_port("127.0.0.1:0"))

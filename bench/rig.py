@@ -61,14 +61,7 @@ async def running(*, slots: int, **engine_options: object) -> AsyncIterator[Rig]
     """
     with tempfile.TemporaryDirectory(prefix="rbee-bench-") as folder:
         address = f"127.0.0.1:{_free_port()}"
-        log = Path(folder, "queen.log")
-        with log.open("wb") as output:
-            queen = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "queen", "--listen", address, "--data-dir", f"{folder}/data"),
-                env={**os.environ, "RBEE_QUEEN_HIVE_LISTEN": "127.0.0.1:0"},
-                stdout=output,
-                stderr=output,
-            )
+        queen = _start_queen(address, Path(folder))
         channel = dial(address)
         try:
             try:
@@ -76,11 +69,11 @@ async def running(*, slots: int, **engine_options: object) -> AsyncIterator[Rig]
                     await channel.channel_ready()
                     worker_address = await _start_worker(channel, slots, engine_options)
             except (TimeoutError, grpc.aio.AioRpcError) as error:
-                raise RuntimeError(f"the programs did not start: {error}\n{log.read_text()[-4000:]}") from error
-            yield Rig(psutil.Process(queen.pid), address, worker_address)
+                raise RuntimeError(f"the programs did not start: {error}\n{_last_lines(Path(folder))}") from error
+            yield Rig(queen, address, worker_address)
         finally:
             await channel.close()
-            await _stop(queen)
+            await asyncio.to_thread(_stop, queen)
 
 
 async def _start_worker(channel: grpc.aio.Channel, slots: int, engine_options: dict[str, object]) -> str:
@@ -97,17 +90,34 @@ async def _start_worker(channel: grpc.aio.Channel, slots: int, engine_options: d
     return spawned.worker.address
 
 
-async def _stop(queen: asyncio.subprocess.Process) -> None:
+def _start_queen(address: str, folder: Path) -> psutil.Popen:
+    with _log(folder).open("wb") as output:
+        return psutil.Popen(
+            [sys.executable, "-m", "queen", "--listen", address, "--data-dir", str(folder / "data")],
+            env={**os.environ, "RBEE_QUEEN_HIVE_LISTEN": "127.0.0.1:0"},
+            stdout=output,
+            stderr=output,
+        )
+
+
+def _log(folder: Path) -> Path:
+    return folder / "queen.log"
+
+
+def _last_lines(folder: Path) -> str:
+    return _log(folder).read_text()[-4000:]
+
+
+def _stop(queen: psutil.Popen) -> None:
     """Ends the queen, who ends her hive, which ends its worker."""
-    if queen.returncode is not None:
+    if queen.poll() is not None:
         return
     queen.terminate()
     try:
-        async with asyncio.timeout(STOP_S):
-            await queen.wait()
-    except TimeoutError:
+        queen.wait(STOP_S)
+    except psutil.TimeoutExpired:
         queen.kill()
-        await queen.wait()
+        queen.wait()
 
 
 def _free_port() -> int:

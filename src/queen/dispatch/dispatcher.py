@@ -96,14 +96,14 @@ class JobDispatcher:
         self.fail(live, errors.NoCapacity(proposal.reason, "INSUFFICIENT_MEMORY", retry_after_s=proposal.retry_after_s))
 
     async def _run(self, live: LiveJob, worker: Worker) -> None:
-        live.feed.append(self._started_frame(live))
+        live.feed.append_news(self._started_frame(live))
         generation = self._links.generate(
             worker.address,
             live.spec,
             job_id=live.job.id,
             attempt=live.job.attempt.number,
             first_sequence=live.feed.last_sequence + 1,
-            generated=events.generated_token_ids(live.feed.frames) or [],
+            generated=(events.generated_token_ids(live.feed.frames) or []) if live.job.attempt.number > 1 else [],
         )
         ended_by_worker = False
         try:
@@ -128,10 +128,12 @@ class JobDispatcher:
         """Moves messages from worker to feed, unread; returns the last."""
         feed, read = live.feed, generation.read
         last = frame = await read()
-        if frame:
-            self._jobs.started(live, self._clock.now())
+        first = True
         while frame:
             feed.append(frame)
+            if first:  # noted after the token is on its way
+                first = False
+                self._jobs.started(live, self._clock.now())
             last = frame
             frame = await read()
         return last

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,11 @@ class SqlStore:
 
     def save_job(self, job: Job) -> None:
         """Writes a job's newest state."""
-        self.writer.put(JOBS, job.id, rows.from_job(job))
+        self.writer.put(JOBS, job.id, partial(rows.from_job, job))
 
     def save_request(self, job_id: str, spec: bytes) -> None:
         """Keeps what a job asks for until the job ends."""
-        self.writer.put(JOB_REQUESTS, job_id, {"job_id": job_id, "spec": spec})
+        self.writer.put(JOB_REQUESTS, job_id, lambda: {"job_id": job_id, "spec": spec})
 
     def drop_request(self, job_id: str) -> None:
         """Forgets what a job asked for."""
@@ -44,11 +45,11 @@ class SqlStore:
 
     def save_decision(self, decision: Decision) -> None:
         """Writes a decision."""
-        self.writer.put(DECISIONS, decision.id, rows.from_decision(decision))
+        self.writer.put(DECISIONS, decision.id, partial(rows.from_decision, decision))
 
     def save_hive(self, hive: Hive) -> None:
         """Writes a hive as registered."""
-        self.writer.put(HIVES, hive.id, rows.from_hive(hive))
+        self.writer.put(HIVES, hive.id, partial(rows.from_hive, hive))
 
     async def flush(self) -> None:
         """Returns when everything saved before is on disk; raises `Unreachable` STORAGE_UNAVAILABLE when it cannot."""

@@ -1,13 +1,14 @@
-"""Group commit: what is written in one turn of the event loop, or while a commit runs, shares the next transaction."""
+"""Group commit: what is written within a few milliseconds, or while a commit runs, shares the next transaction."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Table, delete
+from sqlalchemy import Table, bindparam, delete
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -20,9 +21,15 @@ log = logging.getLogger(__name__)
 RETRY_AFTER_S: Final = 1.0
 """Pause before a failed batch is tried again, with all that has come since."""
 
+LINGER_S: Final = 0.02
+"""How long writes that nobody waits for gather. A short job's whole life then is one transaction, off its way."""
+
 Row = dict[str, Any]
+Written = Callable[[], Row]
+"""Makes a row when it is written: of the many states of a job most are replaced before that."""
 
 
+_DROP_REQUEST: Final = delete(JOB_REQUESTS).where(JOB_REQUESTS.c.job_id == bindparam("gone"))
 _WRITTEN: Final[tuple[Table, ...]] = (JOBS, JOB_REQUESTS, DECISIONS, HIVES)
 
 
@@ -30,7 +37,7 @@ _WRITTEN: Final[tuple[Table, ...]] = (JOBS, JOB_REQUESTS, DECISIONS, HIVES)
 class _Batch:
     """Rows to write, newest version of each; a later write of the same key replaces the earlier."""
 
-    rows: dict[str, dict[str, Row]] = field(default_factory=lambda: {table.name: {} for table in _WRITTEN})
+    rows: dict[str, dict[str, Written]] = field(default_factory=lambda: {table.name: {} for table in _WRITTEN})
     dropped_requests: set[str] = field(default_factory=set)
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
@@ -51,10 +58,13 @@ class Writer:
         self._engine = engine
         self._batch = _Batch()
         self._news = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._closing = False
+        dialect: Any = postgresql if engine.dialect.name == "postgresql" else sqlite
+        self._statements = {table.name: _upsert(dialect.insert(table), table) for table in _WRITTEN}
 
-    def put(self, table: Table, key: str, row: Row) -> None:
-        """Writes a row, replacing one with the same primary key."""
+    def put(self, table: Table, key: str, row: Written) -> None:
+        """Writes a row, replacing one with the same primary key; `row` is asked for it when it is written."""
         self._batch.rows[table.name][key] = row
         self._news.set()
 
@@ -69,28 +79,48 @@ class Writer:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._batch.waiters.append(done)
         self._news.set()
+        self._hurry.set()
         await done
 
     def close(self) -> None:
         """Lets `run` return once everything is written."""
         self._closing = True
         self._news.set()
+        self._hurry.set()
 
     async def run(self) -> None:
         """Writes batches until closed; a batch that fails is kept and tried again."""
         while not (self._closing and not self._batch):
             await self._news.wait()
+            await self._linger()
             self._news.clear()
             if not self._batch:
                 continue
             batch, self._batch = self._batch, _Batch()
             try:
                 async with self._engine.begin() as connection:
-                    await _write(connection, batch)
+                    await self._write(connection, batch)
             except (SQLAlchemyError, OSError) as error:
                 await self._failed(batch, error)
             else:
                 _resolve(batch.waiters, None)
+
+    async def _linger(self) -> None:
+        """Lets writes gather, unless somebody waits for them."""
+        try:
+            async with asyncio.timeout(LINGER_S):
+                await self._hurry.wait()
+        except TimeoutError:
+            return
+        if not self._closing:
+            self._hurry.clear()
+
+    async def _write(self, connection: AsyncConnection, batch: _Batch) -> None:
+        for name, statement in self._statements.items():
+            if rows := [row() for row in batch.rows[name].values()]:
+                await connection.execute(statement, rows)
+        if batch.dropped_requests:
+            await connection.execute(_DROP_REQUEST, [{"gone": job_id} for job_id in batch.dropped_requests])
 
     async def _failed(self, batch: _Batch, error: Exception) -> None:
         reason = getattr(error, "orig", None) or error
@@ -115,15 +145,8 @@ def _resolve(waiters: list[asyncio.Future[None]], error: errors.RbeeError | None
             waiter.set_exception(error)
 
 
-async def _write(connection: AsyncConnection, batch: _Batch) -> None:
-    insert: Any = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    for table in _WRITTEN:
-        rows = list(batch.rows[table.name].values())
-        if rows:
-            statement = insert(table)
-            replaced = {column.name: statement.excluded[column.name] for column in table.columns}
-            key = [column.name for column in table.primary_key]
-            await connection.execute(statement.on_conflict_do_update(index_elements=key, set_=replaced), rows)
-    if batch.dropped_requests:
-        column = JOB_REQUESTS.c.job_id
-        await connection.execute(delete(JOB_REQUESTS).where(column.in_(batch.dropped_requests)))
+def _upsert(insert: Any, table: Table) -> Any:
+    """Returns the statement that writes rows of a table; made once, because making it costs more than running it."""
+    replaced = {column.name: insert.excluded[column.name] for column in table.columns}
+    key = [column.name for column in table.primary_key]
+    return insert.on_conflict_do_update(index_elements=key, set_=replaced)
