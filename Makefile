@@ -52,5 +52,5 @@ verify: setup ## Check that the generated stubs are fresh
 	diff -r -x __pycache__ $$before src/rbee/v1 && rm -r $$before && echo "stubs are fresh"
 
 .PHONY: bench
-bench: setup ## Print the figures of docs/performance.md beside their targets
+bench: setup ## Measure, and print each figure beside its target (bench/README.md)
 	@for file in bench/[a-z]*.py; do $(BIN)/python $$file || exit 1; done

@@ -1,4 +1,4 @@
-"""How much later does the first token come through the queen? Target 1 of docs/performance.md; see README.md here."""
+"""How much later does the first token come through the queen? Target 1; see README.md here."""
 
 from __future__ import annotations
 

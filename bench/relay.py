@@ -1,4 +1,4 @@
-"""What does the queen pay to pass a token on? Targets 2 and 3 of docs/performance.md; see README.md here."""
+"""What does the queen pay to pass a token on? Targets 2 and 3 of bench/README.md; see README.md here."""
 
 from __future__ import annotations
 

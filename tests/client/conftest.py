@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
+
+from programs import free_port
 
 MODELS = Path(__file__).parents[2] / "models"
 SLOW = "synthetic:slow"
@@ -81,18 +81,10 @@ def arguments_of(process: psutil.Process) -> list[str]:
         return []
 
 
-def until(holds: Callable[[], bool], seconds: float, what: str) -> None:
-    """Waits across process boundaries, where there is no signal to wait for."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def keeper(tmp_path: Path) -> Iterator[Keeper]:
     """A keeper with nothing running yet; whatever a test started is ended in order."""
-    found = Keeper(free_address(), tmp_path)
+    found = Keeper(f"127.0.0.1:{free_port()}", tmp_path)
     yield found
     assert found.run("down").returncode == 0
     assert found.processes() == []
@@ -101,7 +93,7 @@ def keeper(tmp_path: Path) -> Iterator[Keeper]:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keeper]:
     """A keeper whose queen, hive and slow worker serve; ended in order, leaving nothing behind."""
-    found = Keeper(free_address(), tmp_path_factory.mktemp("cluster"))
+    found = Keeper(f"127.0.0.1:{free_port()}", tmp_path_factory.mktemp("cluster"))
     told = found.ok("up", "--detach", "--model-dir", str(MODELS))
     assert f"serves at {found.address}" in told
     assert "rbee infer --model rbee-tiny" in told
@@ -109,8 +101,3 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keeper]:
     yield found
     assert found.ok("down") == "stopped\n"
     assert found.processes() == []
-
-
-def free_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"127.0.0.1:{listener.getsockname()[1]}"

@@ -11,9 +11,10 @@ import pytest
 
 import rbee
 from client.cli.app import run
+from programs import wait_for
 from rbee.v1 import generation_pb2, job_pb2
 
-from .conftest import MODELS, SLOW, Keeper, until
+from .conftest import MODELS, SLOW, Keeper
 
 QUESTION = "What is a hive?"
 ASK = ("infer", QUESTION, "--temperature", "0")
@@ -138,7 +139,7 @@ def test_a_keeper_that_goes_away_frees_its_slot_within_a_second(cluster: Keeper,
         if how == "killed":
             asking.kill()
         asking.stdout.close()
-        until(lambda: free_slots() == before, 1, "the slot is free again")
+        wait_for(lambda: free_slots() == before, "the slot is free again", 1)
     assert asking.stderr is not None
     told = asking.stderr.read()
     asking.stderr.close()
@@ -274,7 +275,7 @@ def test_the_synchronous_twin(cluster: Keeper, answer: str) -> None:
         for _ in queen.infer(model=SLOW, prompt="go on"):
             break
         newest = next(iter(queen.list_jobs()))
-        until(lambda: queen.get_job(newest.id).state == job_pb2.JOB_STATE_CANCELLED, 2, "leaving cancels the job")
+        wait_for(lambda: queen.get_job(newest.id).state == job_pb2.JOB_STATE_CANCELLED, "leaving cancels the job", 2)
         with pytest.raises(rbee.NotFound):
             queen.get_worker("nope")
 

@@ -34,7 +34,9 @@ async def test_a_worker_is_started_announces_itself_and_is_reported(hive, queen)
     async with dial(last.address) as channel:
         stub = engine_service_pb2_grpc.EngineServiceStub(channel)
         assert not (await stub.GetStatus(engine_service_pb2.GetStatusRequest())).generations
-    stream = await queen.until(lambda stream: stream.workers.get("w1") and stream.workers["w1"].rss_mb > 0)
+    stream = await queen.until(
+        lambda stream: (one := stream.workers.get("w1")) and one.state == READY and one.rss_mb > 0
+    )
     reported = stream.workers["w1"]
     assert (reported.state, reported.address, reported.pid) == (READY, last.address, last.pid)
     assert reported.start_time.seconds > 0

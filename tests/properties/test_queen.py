@@ -47,7 +47,7 @@ class Slots(RuleBasedStateMachine):
     def finish(self, data):
         if self.running:
             name = data.draw(st.sampled_from(sorted(self.running)))
-            self.world.cluster.release(self.running.pop(name), name, 1.0, completed=True)
+            self.world.cluster.release(self.running.pop(name), name, 1.0)
 
     @rule(worker=workers, state=st.sampled_from([WorkerState.LOADING, WorkerState.READY]))
     def report(self, worker, state):

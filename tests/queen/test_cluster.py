@@ -35,13 +35,23 @@ def test_slots_are_taken_at_once_and_tell_ready_from_busy():
     assert cluster.find_best_worker_for_model(MODEL) is None
     cluster.heard_worker("mill", "w1", 1.0, {"state": WorkerState.READY, "cpu_pct": 3.0})
     assert cluster.get_worker("w1").state is WorkerState.BUSY, "a report does not free a slot"
-    cluster.release("w1", "a", 5.0, completed=True)
-    cluster.release("w1", "a", 6.0, completed=True)
+    cluster.release("w1", "a", 5.0)
+    cluster.release("w1", "a", 6.0)
     assert cluster.slots_available("w1") == 1
-    assert cluster.jobs_completed("w1") == 1
-    cluster.release("w1", "b", 7.0, completed=False)
+    cluster.release("w1", "b", 7.0)
     assert cluster.idle_since("w1") == 7.0
     assert [worker.id for worker in cluster.find_idle_workers()] == ["w1"]
+
+
+def test_the_speed_of_a_worker_is_that_of_its_recent_jobs():
+    world = World()
+    world.add_hive()
+    world.add_worker()
+    assert world.cluster.avg_tokens_per_sec("w1") is None
+    for speed in (100.0, 0.0, 200.0):
+        world.cluster.note_completed("w1", speed)
+    assert world.cluster.avg_tokens_per_sec("w1") == 130.0
+    assert world.cluster.jobs_completed("w1") == 3
 
 
 def test_a_worker_whose_gpu_somebody_else_uses_is_not_idle():
@@ -50,7 +60,7 @@ def test_a_worker_whose_gpu_somebody_else_uses_is_not_idle():
     world.add_worker()
     cluster = world.cluster
     cluster.reserve("w1", "a")
-    cluster.release("w1", "a", 5.0, completed=True)
+    cluster.release("w1", "a", 5.0)
     cluster.heard_worker("mill", "w1", 4.0, {"gpu_util_pct": 80.0})
     assert cluster.find_idle_workers(), "the sample is older than the end of its own job"
     cluster.heard_worker("mill", "w1", 6.0, {"gpu_util_pct": 80.0})

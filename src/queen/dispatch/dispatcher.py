@@ -9,7 +9,7 @@ from typing import Final
 
 from opentelemetry import context as otel_context
 
-from queen.core.faults import MAX_ATTEMPTS, RETRIABLE
+from queen.core.faults import MAX_ATTEMPTS, RETRIABLE, NoWorkersAvailable
 from queen.core.model import Failure, Job, JobState, Proposal, Worker
 from queen.links import events
 from queen.links.workers import Generation, WorkerLinks
@@ -93,10 +93,12 @@ class JobDispatcher:
 
     def reject(self, live: LiveJob, proposal: Proposal) -> None:
         """Ends a job a scheduler refuses."""
-        self.fail(live, errors.NoCapacity(proposal.reason, "INSUFFICIENT_MEMORY", retry_after_s=proposal.retry_after_s))
+        self.fail(
+            live, NoWorkersAvailable(proposal.reason, "INSUFFICIENT_MEMORY", retry_after_s=proposal.retry_after_s)
+        )
 
     async def _run(self, live: LiveJob, worker: Worker) -> None:
-        live.feed.append_news(self._started_frame(live))
+        live.feed.append(self._started_frame(live))
         generation = self._links.generate(
             worker.address,
             live.spec,
@@ -109,7 +111,7 @@ class JobDispatcher:
         try:
             last = await self._relay(live, generation)
             ended_by_worker = True
-            self._complete(live, last)
+            self._complete(live, worker, last)
         except errors.RbeeError as error:
             # A lost worker ends its generations by itself: nobody is there who could be asked.
             ended_by_worker = True
@@ -128,18 +130,17 @@ class JobDispatcher:
         """Moves messages from worker to feed, unread; returns the last."""
         feed, read = live.feed, generation.read
         last = frame = await read()
-        first = True
         while frame:
             feed.append(frame)
-            if first:  # noted after the token is on its way
-                first = False
+            if live.job.state is JobState.DISPATCHED:  # noted when the first token is on its way
                 self._jobs.started(live, self._clock.now())
             last = frame
             frame = await read()
         return last
 
-    def _complete(self, live: LiveJob, last: bytes) -> None:
+    def _complete(self, live: LiveJob, worker: Worker, last: bytes) -> None:
         ending = events.read_ending(last)
+        self._cluster.note_completed(worker.id, ending.tokens_per_sec)
         self._jobs.completed(
             live,
             self._clock.now(),
@@ -172,7 +173,7 @@ class JobDispatcher:
                 await self._links.cancel(worker.address, live.job.id)
             except errors.RbeeError as error:
                 log.warning("%s did not confirm the end of a job: %s", worker.id, error, extra={"job_id": live.job.id})
-        self._cluster.release(worker.id, live.job.id, self._clock.now(), completed=bool(live.job.usage))
+        self._cluster.release(worker.id, live.job.id, self._clock.now())
 
     def _started_frame(self, live: LiveJob) -> bytes:
         attempt = live.job.attempt

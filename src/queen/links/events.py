@@ -22,11 +22,12 @@ _FINISH_REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What the last event of a generation says."""
+    """What the last event of a generation says; 0 tokens per second where there were too few to tell."""
 
     finish_reason: str
     usage: Usage
     seed: int
+    tokens_per_sec: float
 
 
 def _frame(event: event_pb2.JobEvent) -> bytes:
@@ -65,7 +66,8 @@ def read_ending(frame: bytes) -> Ending:
         raise ParseError("the worker ended its stream without saying why; is it of another version?")
     done = event.done
     usage = Usage(done.usage.prompt_tokens, done.usage.completion_tokens, done.usage.cached_prompt_tokens)
-    return Ending(_FINISH_REASONS.get(done.finish_reason, ""), usage, done.seed)
+    finish_reason = _FINISH_REASONS.get(done.finish_reason, "")
+    return Ending(finish_reason, usage, done.seed, done.timings.tokens_per_second)
 
 
 def generated_token_ids(frames: Iterable[bytes]) -> list[int] | None:

@@ -7,7 +7,7 @@ from typing import Final
 
 import grpc
 
-from queen.core.faults import StreamConnectionFailed, StreamReadError
+from queen.core.faults import StreamConnectionFailed, StreamReadError, WorkerCommunicationFailed, WorkerError
 from rbee.v1 import engine_service_pb2, engine_service_pb2_grpc
 from wire import channel, errors, status, telemetry
 
@@ -45,6 +45,8 @@ class Generation:
             # No ErrorInfo: not the worker's own word but the transport's.
             cls = StreamReadError if self._answered else StreamConnectionFailed
             return cls(f"the worker was lost: {found.message}")
+        if isinstance(found, errors.Internal):
+            return WorkerError(found.message, found.reason)
         return found
 
 
@@ -75,7 +77,7 @@ class WorkerLinks:
         except grpc.aio.AioRpcError as error:
             found = status.from_rpc_error(error)
             if not isinstance(found, errors.NotFound):
-                raise found from error
+                raise WorkerCommunicationFailed(f"the worker could not be asked: {found.message}") from error
 
     async def close(self) -> None:
         """Closes all channels."""

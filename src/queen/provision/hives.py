@@ -88,17 +88,19 @@ class LocalHives:
             raise errors.NotFound(f"there is no hive {hive_id}; see: rbee hive list", "HIVE_NOT_FOUND")
         process = self._processes.pop(hive_id, None)
         if hive.online:
+            if process is not None and process.pid != hive.pid:
+                process = None  # one that found its name taken, and ends by itself
             try:
                 await self._links.shutdown(hive.address, DRAIN_S)
             except errors.Unreachable:
                 if process is None:
                     raise
                 process.terminate()
-            await self._ended(hive_id, process)
+            await self._ended(hive, process)
             self._cluster.set_hive_state(hive_id, HiveState.OFFLINE)
         elif process is not None and process.returncode is None:
             process.terminate()
-            await self._ended(hive_id, process)
+            await self._ended(hive, process)
         found = self._cluster.get_hive(hive_id)
         assert found is not None, "hives are not forgotten by stopping"
         return found
@@ -130,7 +132,6 @@ class LocalHives:
         self._group.create_task(self._watch(name, process), name=f"hive {name}")
         await self._online_or_exited(name, process, START_TIMEOUT_S)
         if process.returncode == EXIT_ALREADY_RUNNING:
-            del self._processes[name]
             log.info("hive %s runs already; waiting for it to connect", name)
             await self._online_or_exited(name, None, RECONNECT_TIMEOUT_S)
         if not self._is_online(name):
@@ -139,8 +140,12 @@ class LocalHives:
     async def _watch(self, name: str, process: Process) -> None:
         """Takes a hive whose process has ended by itself for offline at once, without waiting for its silence."""
         await process.wait()
-        if self._processes.get(name) is process and self._is_online(name):
-            del self._processes[name]
+        if self._processes.get(name) is not process:
+            return  # it was told to end
+        del self._processes[name]
+        hive = self._cluster.get_hive(name)
+        # A hive that outlived an earlier queen may have connected instead; then this one ends and that one stays.
+        if hive is not None and hive.online and hive.pid == process.pid:
             log.error(
                 "hive %s has ended with status %s; start it again with: rbee hive start", name, process.returncode
             )
@@ -171,16 +176,34 @@ class LocalHives:
         hive = self._cluster.get_hive(name)
         return hive is not None and hive.state is HiveState.HEALTHY
 
-    async def _ended(self, hive_id: str, process: Process | None) -> None:
+    async def _ended(self, hive: Hive, process: Process | None) -> None:
         """Returns when a hive that was told to end has ended; a child that does not is killed."""
         if process is None:
             async with asyncio.timeout(KILL_AFTER_S):
-                await self._cluster.until(lambda: self._cluster.connected_instance(hive_id) is None)
+                await self._cluster.until(lambda: self._cluster.connected_instance(hive.id) is None)
+                if hive.managed:
+                    await _process_end(hive.pid)
             return
         try:
             async with asyncio.timeout(KILL_AFTER_S):
                 await process.wait()
         except TimeoutError:
-            log.warning("hive %s did not end within %.0f s; killing it", hive_id, KILL_AFTER_S)
+            log.warning("hive %s did not end within %.0f s; killing it", hive.id, KILL_AFTER_S)
             process.kill()
             await process.wait()
+
+
+async def _process_end(pid: int) -> None:
+    """Returns when a process of this machine that is nobody's child here has ended, where one can wait so."""
+    try:
+        handle = os.pidfd_open(pid)
+    except (AttributeError, OSError):  # not on Linux; or it has ended
+        return
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(handle, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(handle)
+        os.close(handle)

@@ -18,6 +18,8 @@ from queen.registry.catalogue import ModelCatalogue
 
 DEGRADED_AFTER_S: Final = 3.0
 OFFLINE_AFTER_S: Final = 10.0
+NEWEST_SPEED_WEIGHT: Final = 0.3
+"""Share of the newest job in a worker's average speed: the last few jobs make most of it."""
 
 _EARLY_STATES: Final = (WorkerState.LOADING, WorkerState.READY)
 
@@ -35,6 +37,7 @@ class Cluster:
         self._taken: defaultdict[str, set[str]] = defaultdict(set)
         self._idle_since: dict[str, float] = {}
         self._completed: defaultdict[str, int] = defaultdict(int)
+        self._speed: dict[str, float] = {}
         self._pinned: set[str] = set()
         self._expected: set[str] = set()
         self._lost: defaultdict[str, set[str]] = defaultdict(set)
@@ -110,7 +113,7 @@ class Cluster:
         self._taken[worker_id].add(job_id)
         self._derive_busy(worker_id)
 
-    def release(self, worker_id: str, job_id: str, now: float, *, completed: bool) -> None:
+    def release(self, worker_id: str, job_id: str, now: float) -> None:
         """Gives a job's slot back; safe to repeat."""
         taken = self._taken.get(worker_id)
         if taken is None or job_id not in taken:
@@ -119,7 +122,6 @@ class Cluster:
         if not taken:
             del self._taken[worker_id]
             self._idle_since[worker_id] = now
-        self._completed[worker_id] += completed
         self._derive_busy(worker_id)
         self._on_change()
 
@@ -130,6 +132,17 @@ class Cluster:
     def idle_since(self, worker_id: str) -> float | None:
         """Returns when a worker's last job ended; None while one runs or when none ever ran."""
         return None if worker_id in self._taken else self._idle_since.get(worker_id)
+
+    def note_completed(self, worker_id: str, tokens_per_sec: float) -> None:
+        """Counts a job a worker has completed, and how fast it was; 0 when that could not be told."""
+        self._completed[worker_id] += 1
+        if tokens_per_sec:
+            before = self._speed.get(worker_id, tokens_per_sec)
+            self._speed[worker_id] = before + NEWEST_SPEED_WEIGHT * (tokens_per_sec - before)
+
+    def avg_tokens_per_sec(self, worker_id: str) -> float | None:
+        """Returns how fast a worker was over its recent jobs, the newer the weightier; None before the first."""
+        return self._speed.get(worker_id)
 
     def jobs_completed(self, worker_id: str) -> int:
         """Returns how many jobs a worker has completed."""
@@ -198,6 +211,7 @@ class Cluster:
             self._by_model[worker.model_ref].pop(worker_id, None)
             self._idle_since.pop(worker_id, None)
             self._completed.pop(worker_id, None)
+            self._speed.pop(worker_id, None)
             self._pinned.discard(worker_id)
             self._on_change()
 

@@ -10,9 +10,6 @@ from wire.errors import RbeeError
 MOST_JOINED: Final = 1024
 """Events in one message at most: a few hundred bytes each, well below the 4 MiB callers accept by default."""
 
-LINGER_S: Final = 0.005
-"""How long news about a job waits for its tokens: a message costs as much as many tokens, and delays the first."""
-
 
 class JobFeed:
     """Event number n (its `sequence`, from 1) is frame n - 1. Frames are never parsed here, only joined.
@@ -26,8 +23,6 @@ class JobFeed:
         self.readers: set[asyncio.Event] = set()
         self.closed = False
         self.error: RbeeError | None = None
-        self.ripe = 0  # as many frames are for readers now
-        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def last_sequence(self) -> int:
@@ -37,32 +32,20 @@ class JobFeed:
     def append(self, frame: bytes) -> None:
         """Adds the next event and wakes the readers."""
         self.frames.append(frame)
-        self._ripen()
-
-    def append_news(self, frame: bytes) -> None:
-        """Adds an event that goes with the next one, if that comes within `LINGER_S`."""
-        self.frames.append(frame)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(LINGER_S, self._ripen)
+        for reader in self.readers:
+            reader.set()
 
     def close(self, error: RbeeError | None = None) -> None:
         """Ends the feed: readers get what is left, then the error if there is one. A second close changes nothing."""
         if self.closed:
             return
         self.closed, self.error = True, error
-        self._ripen()
+        for reader in self.readers:
+            reader.set()
 
     def reader(self, after_sequence: int = 0) -> FeedReader:
         """Returns a reader of the events after a sequence."""
         return FeedReader(self, after_sequence)
-
-    def _ripen(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self.ripe = len(self.frames)
-        for reader in self.readers:
-            reader.set()
 
 
 class FeedReader:
@@ -89,7 +72,7 @@ class FeedReader:
         feed = self._feed
         while True:
             frames = feed.frames
-            if self._next < feed.ripe:
+            if self._next < len(frames):
                 news = frames[self._next : self._next + MOST_JOINED]
                 self._next += len(news)
                 return news[0] if len(news) == 1 else b"".join(news)

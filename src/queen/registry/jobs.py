@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import insort
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -37,7 +37,6 @@ class LiveJob:
     context: Context = field(default_factory=Context)
     task: asyncio.Task[None] | None = None
     deadline: asyncio.TimerHandle | None = None
-    told_position: int = 0
 
 
 class JobTable:
@@ -158,7 +157,8 @@ class JobTable:
         before = live.job
         live.job = replace(before, state=lifecycle.next_job_state(before.state, event), **facts)
         if before.state is JobState.QUEUED:
-            self._queues[before.priority].remove((before.order, before.id))
+            queue = self._queues[before.priority]
+            del queue[bisect_left(queue, (before.order, before.id))]
         if live.job.state is JobState.QUEUED:
             self._enqueue(live.job)
         self._store.save_job(live.job)

@@ -133,6 +133,7 @@ def worker(value: model.Worker, cluster: Cluster, now: float) -> worker_pb2.Work
         vram_mb=value.vram_mb,
         total_vram_mb=value.total_vram_mb,
         jobs_completed=cluster.jobs_completed(value.id),
+        avg_tokens_per_sec=cluster.avg_tokens_per_sec(value.id),
         pinned=cluster.is_pinned(value.id),
         memory_claimed_mb=value.spec.memory_mb,
     )

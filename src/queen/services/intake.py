@@ -127,7 +127,7 @@ class Intake:
         trace.get_current_span().set_attribute("rbee.job.id", job.id)
         live = LiveJob(job, spec.SerializeToString(), context=otel_context.get_current())
         # The fast path's caller is told 1 when nobody waits; the position is exact when somebody does.
-        live.feed.append_news(events.queued(1, self._jobs.queue_depth() + 1))
+        live.feed.append(events.queued(1, self._jobs.queue_depth() + 1))
         self._jobs.add(live)
         if not detached:
             self._dispatcher.set_deadline(live)
