@@ -9,20 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from queen.config import Settings
-from queen.core.model import Failure, JobState
+from queen.core.model import Failure, JobState, Worker
 from queen.dispatch.dispatcher import JobDispatcher
 from queen.links.hives import HiveLinks
 from queen.links.workers import WorkerLinks
 from queen.provision.hives import LocalHives
 from queen.provision.workers import WorkerStarts
 from queen.registry.cluster import Cluster
-from queen.registry.jobs import JobTable, LiveJob
+from queen.registry.jobs import JobTable
 from queen.scheduler.cycle import SchedulingCycle
 from queen.scheduler.simple import SimpleScheduler
 from queen.services import catalogue
 from queen.services.hives import HiveService
 from queen.services.inference import InferenceService
-from queen.services.intake import Intake, Models
+from queen.services.intake import Intake, Models, restored
 from queen.services.jobs import JobService
 from queen.services.models import ModelService
 from queen.services.telemetry import TelemetryService
@@ -109,6 +109,7 @@ class _Queen:
             links=self._worker_links,
             clock=clock,
             jitter=sources.jitter,
+            abandon=self._abandon,
             group=group,
         )
         self._starts = WorkerStarts(
@@ -164,7 +165,8 @@ class _Queen:
             failure = Failure("QUEEN_RESTARTED", "the queen was restarted while this ran; ask again", 14, True)
             attempts = tuple(replace(one, end_time=one.end_time or now) for one in job.attempts)
             if job.detached and spec:
-                self.jobs.restore(LiveJob(replace(job, state=JobState.QUEUED, attempts=attempts), spec))
+                queued = replace(job, state=JobState.QUEUED, attempts=attempts)
+                self.jobs.restore(restored(queued, spec))
             else:
                 ended = replace(job, state=JobState.FAILED, end_time=now, attempts=attempts, failure=failure)
                 self._store.save_job(ended)
@@ -246,6 +248,9 @@ class _Queen:
             await asyncio.wait(ends, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
             for task in ends:
                 task.cancel()
+
+    def _abandon(self, worker: Worker) -> None:
+        self._starts.abandon(worker)
 
     def _wake(self) -> None:
         self._woken.set()

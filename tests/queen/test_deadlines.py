@@ -31,6 +31,7 @@ async def dispatcher():
                 cluster=world.cluster,
                 links=WorkerLinks(),
                 clock=SystemClock(),
+                abandon=lambda _: None,
                 jitter=lambda: 1.0,
                 group=group,
             ),

@@ -161,6 +161,30 @@ def job_options(
             rich_help_panel=_QUEUE,
         ),
     ] = None,
+    queue_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Longest wait in the queue, up to 1800 s. Default: the whole --timeout.",
+            rich_help_panel=_QUEUE,
+        ),
+    ] = None,
+    first_token_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Longest time from a worker to its first token, up to 1800 s. Default: the whole --timeout.",
+            rich_help_panel=_QUEUE,
+        ),
+    ] = None,
+    stall_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Longest pause between two tokens before another worker goes on, up to 1800 s. Default: 60.",
+            rich_help_panel=_QUEUE,
+        ),
+    ] = None,
     no_failover: Annotated[
         bool,
         typer.Option(
@@ -198,6 +222,9 @@ def job_options(
         "tenant": tenant,
         "labels": pairs(label or (), "--label"),
         "timeout_s": timeout,
+        "queue_timeout_s": queue_timeout,
+        "first_token_timeout_s": first_token_timeout,
+        "stall_timeout_s": stall_timeout,
         "no_failover": no_failover,
     }
 

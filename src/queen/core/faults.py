@@ -46,7 +46,9 @@ class StreamReadError(errors.Unreachable):
     default_reason = "WORKER_LOST"
 
 
-RETRIABLE: Final = frozenset({"WORKER_LOST", "NO_FREE_SLOT", "WORKER_DRAINING", "ENGINE_FAILED", "PARSE_ERROR"})
+RETRIABLE: Final = frozenset(
+    {"WORKER_LOST", "NO_FREE_SLOT", "WORKER_DRAINING", "ENGINE_FAILED", "PARSE_ERROR", "WORKER_STALLED"}
+)
 """Reasons after which another worker, or the same one later, may do better."""
 
 MAX_ATTEMPTS: Final = 5

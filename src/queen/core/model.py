@@ -97,6 +97,15 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class StageLimits:
+    """Longest times in the stages of a job beside its total, seconds; None: the total alone counts."""
+
+    queue_s: float | None = None
+    first_token_s: float | None = None
+    stall_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job without its prompt. `order` is its place among all jobs ever accepted."""
 

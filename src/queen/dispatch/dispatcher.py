@@ -11,6 +11,7 @@ from opentelemetry import context as otel_context
 
 from queen.core.faults import MAX_ATTEMPTS, RETRIABLE, NoWorkersAvailable
 from queen.core.model import Failure, Job, JobState, Proposal, Worker
+from queen.dispatch.stall import StallWatch
 from queen.links import events
 from queen.links.workers import Generation, WorkerLinks
 from queen.registry.cluster import Cluster
@@ -28,7 +29,8 @@ BACKOFF_MOST_S: Final = 60.0
 class JobDispatcher:
     """Gives jobs to workers whose slots are reserved, and ends jobs.
 
-    All tasks live in `group`; `jitter` draws the factor of each retry's delay, 0.5 to 1.
+    All tasks live in `group`; `jitter` draws the factor of each retry's delay, 0.5 to 1; `abandon` is given workers
+    that do not confirm the end of a job.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class JobDispatcher:
         links: WorkerLinks,
         clock: Clock,
         jitter: Callable[[], float],
+        abandon: Callable[[Worker], None],
         group: asyncio.TaskGroup,
     ) -> None:
         self._jobs = jobs
@@ -46,6 +49,7 @@ class JobDispatcher:
         self._links = links
         self._clock = clock
         self._jitter = jitter
+        self._abandon = abandon
         self._group = group
 
     def dispatch(self, job_id: str, worker: Worker) -> None:
@@ -64,6 +68,21 @@ class JobDispatcher:
             begun = self._clock.now() if live.job.detached else live.job.submit_time
             left = begun + live.job.timeout_s - self._clock.now()
             live.deadline = asyncio.get_running_loop().call_later(max(0.0, left), self._time_out, live)
+
+    def set_queue_limit(self, live: LiveJob) -> None:
+        """Ends a job that is not given to a worker within its longest time in the queue, from its submission."""
+        if live.limits.queue_s is not None:
+            left = live.job.submit_time + live.limits.queue_s - self._clock.now()
+            live.queue_limit = asyncio.get_running_loop().call_later(max(0.0, left), self._leave_queue, live)
+
+    def _leave_queue(self, live: LiveJob) -> None:
+        if live.job.state is not JobState.QUEUED or live.job.attempts:
+            return
+        waited = self._clock.now() - live.job.submit_time
+        why = f" ({live.decision.proposal.reason})" if live.decision else ""
+        message = f"job {live.job.id} waited {waited:.1f} s in the queue{why}; its limit there is "
+        message += f"{live.limits.queue_s:g} s, raise it with --queue-timeout"
+        self.fail(live, errors.TimedOut(message, "QUEUE_TIMED_OUT"))
 
     def _time_out(self, live: LiveJob) -> None:
         job = live.job
@@ -108,8 +127,9 @@ class JobDispatcher:
             generated=(events.generated_token_ids(live.feed.frames) or []) if live.job.attempt.number > 1 else [],
         )
         ended_by_worker = False
+        watch = StallWatch(live.limits, worker.id)
         try:
-            last = await self._relay(live, generation)
+            last = await self._relay(live, generation, watch)
             ended_by_worker = True
             self._complete(live, worker, last)
         except errors.RbeeError as error:
@@ -119,18 +139,23 @@ class JobDispatcher:
                 self._cluster.lost_worker(worker.id)
             self._attempt_failed(live, error)
         except asyncio.CancelledError:
-            if not live.job.resting:
+            if not live.job.resting and watch.error is None:
                 raise  # the queen ends, not the job
         finally:
+            watch.close()
             generation.cancel()
             live.task = None
         await self._free_slot(live, worker, ended_by_worker)
+        if watch.error is not None:
+            # Only now: were it given to a worker again before its end here is sure, it could run twice.
+            self._attempt_failed(live, watch.error)
 
-    async def _relay(self, live: LiveJob, generation: Generation) -> bytes:
+    async def _relay(self, live: LiveJob, generation: Generation, watch: StallWatch) -> bytes:
         """Moves messages from worker to feed, unread; returns the last."""
         feed, read = live.feed, generation.read
         last = frame = await read()
         while frame:
+            watch.heard()
             feed.append(frame)
             if live.job.state is JobState.DISPATCHED:  # noted when the first token is on its way
                 self._jobs.started(live, self._clock.now())
@@ -172,7 +197,8 @@ class JobDispatcher:
             try:
                 await self._links.cancel(worker.address, live.job.id)
             except errors.RbeeError as error:
-                log.warning("%s did not confirm the end of a job: %s", worker.id, error, extra={"job_id": live.job.id})
+                log.error("%s did not confirm the end of a job: %s", worker.id, error, extra={"job_id": live.job.id})
+                self._abandon(worker)
         self._cluster.release(worker.id, live.job.id, self._clock.now())
 
     def _started_frame(self, live: LiveJob) -> bytes:

@@ -119,6 +119,28 @@ class WorkerStarts:
         await self._links.stop_worker(hive.address, worker.id, 0.0 if force else DRAIN_S)
         self._cluster.forget_worker(worker.id)
 
+    def abandon(self, worker: Worker) -> None:
+        """Takes a worker that does not do what it is told out of service, and has its hive end it."""
+        if self._cluster.get_worker(worker.id) is None:
+            return
+        log.error("worker %s is drained and ended: it does not answer", worker.id)
+        if worker.state is not WorkerState.FAILED:
+            self._cluster.heard_worker(worker.hive_id, worker.id, self._clock.now(), {"state": WorkerState.DRAINING})
+        self._group.create_task(
+            supervised(
+                self._end(worker),
+                f"the end of worker {worker.id}",
+                lambda error: log.error("worker %s could not be ended: %s", worker.id, error),
+            ),
+            name=f"end {worker.id}",
+        )
+
+    async def _end(self, worker: Worker) -> None:
+        try:
+            await self.stop(worker, force=True)
+        except errors.RbeeError as error:
+            log.error("worker %s could not be ended: %s", worker.id, error)
+
     async def _start_for(self, model_ref: str, hive: Hive, spec: WorkerSpec, live: LiveJob) -> None:
         with telemetry.tracer().start_as_current_span(telemetry.SPAN_PROVISION, context=live.context) as span:
             span.set_attributes({"rbee.worker.id": spec.worker_id, "rbee.hive.id": hive.id})

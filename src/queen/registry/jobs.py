@@ -13,7 +13,7 @@ from opentelemetry.context import Context
 
 from queen.core import lifecycle
 from queen.core.lifecycle import JobEvent
-from queen.core.model import Attempt, Decision, Failure, Job, JobState, Priority
+from queen.core.model import Attempt, Decision, Failure, Job, JobState, Priority, StageLimits
 from queen.core.ports import Store
 from queen.registry.feed import JobFeed
 from wire.errors import RbeeError
@@ -36,7 +36,9 @@ class LiveJob:
     not_before: float = 0.0
     context: Context = field(default_factory=Context)
     task: asyncio.Task[None] | None = None
+    limits: StageLimits = field(default_factory=StageLimits)
     deadline: asyncio.TimerHandle | None = None
+    queue_limit: asyncio.TimerHandle | None = None
 
 
 class JobTable:
@@ -174,8 +176,9 @@ class JobTable:
     def _rest(self, live: LiveJob) -> None:
         del self._alive[live.job.id]
         live.spec = b""
-        if live.deadline is not None:
-            live.deadline.cancel()
+        for timer in (live.deadline, live.queue_limit):
+            if timer is not None:
+                timer.cancel()
         self._store.drop_request(live.job.id)
         self._resting[live.job.id] = live
         if len(self._resting) > KEPT_AFTER_REST:

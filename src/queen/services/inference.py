@@ -29,7 +29,7 @@ class InferenceService(inference_service_pb2_grpc.InferenceServiceServicer):
     async def Infer(self, request: inference_service_pb2.InferRequest, context: Context) -> None:
         """Runs one job and streams its events."""
         with telemetry.tracer().start_as_current_span(telemetry.SPAN_INFER, kind=trace.SpanKind.SERVER):
-            live = await self._live(request)
+            live = await self._live(request, context.time_remaining())
             try:
                 await relay(live.feed, context, events.job_id_frame(live.job.id))
             except asyncio.CancelledError:
@@ -37,10 +37,12 @@ class InferenceService(inference_service_pb2_grpc.InferenceServiceServicer):
                     self._dispatcher.cancel(live, "its caller went away")
                 raise
 
-    async def _live(self, request: inference_service_pb2.InferRequest) -> LiveJob:
+    async def _live(self, request: inference_service_pb2.InferRequest, deadline_s: float | None) -> LiveJob:
         known = await self._intake.known(request.request_id)
         if known is None:
-            return await self._intake.accept(request.job, request.request_id, detached=request.detach)
+            return await self._intake.accept(
+                request.job, request.request_id, detached=request.detach, deadline_s=deadline_s
+            )
         if isinstance(known, LiveJob):
             return known
         raise errors.WrongState(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from google.protobuf.duration_pb2 import Duration
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
-from queen.core.model import Job, JobType, Priority
+from queen.core.model import Job, JobType, Priority, StageLimits
 from queen.core.ports import Store
 from queen.dispatch.dispatcher import JobDispatcher
 from queen.links import events
@@ -104,8 +105,13 @@ class Intake:
             return None
         return self._jobs.find(request_id) or await self._store.find_job(request_id)
 
-    async def accept(self, spec: job_pb2.JobSpec, request_id: str, *, detached: bool) -> LiveJob:
-        """Checks a job and puts it in the queue; raises what is wrong with it."""
+    async def accept(
+        self, spec: job_pb2.JobSpec, request_id: str, *, detached: bool, deadline_s: float | None = None
+    ) -> LiveJob:
+        """Checks a job and puts it in the queue; raises what is wrong with it.
+
+        `deadline_s`: seconds after which its caller gives up, where that is known.
+        """
         if not self._open:
             raise errors.Unreachable("the queen is stopping", "QUEEN_STOPPING", retry_after_s=5.0)
         if faults := validation.job_faults(spec):
@@ -123,21 +129,50 @@ class Intake:
             request_id=request_id,
             now=self._clock.now(),
             detached=detached,
+            deadline_s=deadline_s,
         )
         trace.get_current_span().set_attribute("rbee.job.id", job.id)
-        live = LiveJob(job, spec.SerializeToString(), context=otel_context.get_current())
+        live = LiveJob(
+            job, spec.SerializeToString(), context=otel_context.get_current(), limits=_stage_limits(spec.timeouts)
+        )
         # The fast path's caller is told 1 when nobody waits; the position is exact when somebody does.
         live.feed.append(events.queued(1, self._jobs.queue_depth() + 1))
         self._jobs.add(live)
         if not detached:
             self._dispatcher.set_deadline(live)
+        self._dispatcher.set_queue_limit(live)
         return live
 
 
+def restored(job: Job, spec: bytes) -> LiveJob:
+    """Returns a stored job that is to go on, with what it asks for."""
+    return LiveJob(job, spec, limits=_stage_limits(job_pb2.JobSpec.FromString(spec).timeouts))
+
+
+def _stage_limits(timeouts: job_pb2.JobTimeouts) -> StageLimits:
+    def seconds(name: str) -> float | None:
+        if not timeouts.HasField(name):  # type: ignore[arg-type]
+            return None
+        span: Duration = getattr(timeouts, name)
+        return span.ToNanoseconds() / 1e9
+
+    return StageLimits(seconds("queue"), seconds("first_token"), seconds("stall") or StageLimits().stall_s)
+
+
 def _job(
-    spec: job_pb2.JobSpec, *, job_id: str, order: int, model_ref: str, request_id: str, now: float, detached: bool
+    spec: job_pb2.JobSpec,
+    *,
+    job_id: str,
+    order: int,
+    model_ref: str,
+    request_id: str,
+    now: float,
+    detached: bool,
+    deadline_s: float | None,
 ) -> Job:
-    total_s = spec.timeouts.total.ToNanoseconds() / 1e9
+    total_s = spec.timeouts.total.ToNanoseconds() / 1e9 or DEFAULT_TIMEOUT_S
+    if deadline_s is not None and not detached:
+        total_s = min(total_s, deadline_s)
     return Job(
         id=job_id,
         order=order,
@@ -152,6 +187,6 @@ def _job(
         labels=dict(spec.labels),
         detached=detached,
         no_failover=spec.no_failover,
-        timeout_s=total_s or DEFAULT_TIMEOUT_S,
+        timeout_s=total_s,
         trace_id=telemetry.trace_id(),
     )

@@ -1,0 +1,66 @@
+"""Watches the pauses of one attempt: before its first token and between two."""
+
+from __future__ import annotations
+
+import asyncio
+
+from queen.core.model import StageLimits
+from wire import errors
+
+
+class StallWatch:
+    """Cancels a task that hears nothing of its worker for too long; `error` then says what was exceeded.
+
+    A message costs one reading of the clock: the timer is not moved, it looks again when it fires.
+    """
+
+    def __init__(self, limits: StageLimits, worker_id: str) -> None:
+        self.error: errors.TimedOut | None = None
+        self._limits = limits
+        self._worker_id = worker_id
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._begun = self._heard = self._loop.time()
+        self._any = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._arm(limits.first_token_s)
+
+    def heard(self) -> None:
+        """Notes a message of the worker."""
+        self._heard = self._loop.time()
+        if not self._any:
+            self._any = True
+            self._arm(self._limits.stall_s)
+
+    def close(self) -> None:
+        """Ends the watch."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self, delay_s: float | None) -> None:
+        self.close()
+        if delay_s is not None:
+            self._timer = self._loop.call_later(delay_s, self._look)
+
+    def _look(self) -> None:
+        limit_s = self._limits.stall_s if self._any else self._limits.first_token_s
+        assert limit_s is not None, "the timer runs only where there is a limit"
+        silent_s = self._loop.time() - self._heard
+        if silent_s < limit_s:
+            self._arm(limit_s - silent_s)
+            return
+        if self._any:
+            self.error = errors.TimedOut(
+                f"worker {self._worker_id} sent nothing for {silent_s:.1f} s in the middle of an answer; the limit "
+                f"between two tokens is {limit_s:g} s, raise it with --stall-timeout",
+                "WORKER_STALLED",
+            )
+        else:
+            self.error = errors.TimedOut(
+                f"worker {self._worker_id} sent no first token for {silent_s:.1f} s; the limit is {limit_s:g} s, "
+                "raise it with --first-token-timeout",
+                "FIRST_TOKEN_TIMED_OUT",
+            )
+        assert self._task is not None, "it is made in a task"
+        self._task.cancel()
