@@ -25,6 +25,7 @@ KEYS: Final = (
         "name of the local hive", "NAME"),
     Key("scheduler", "RBEE_SCHEDULER", one_of("simple"), "simple", "who decides which worker serves a job", "NAME"),
     Key("no_migrate", "RBEE_NO_MIGRATE", switch, "0", "refuse to start on an older database", flag=True),
+    Key("migrate_only", "RBEE_MIGRATE_ONLY", switch, "0", "bring the database up to date and end", flag=True),
     Key("log_format", "RBEE_LOG_FORMAT", one_of("text", "json"), "text", "text or json", "FORMAT"),
     Key("log_level", "RBEE_LOG_LEVEL", one_of("debug", "info", "warning", "error"), "info", "least grave", "LEVEL"),
 )  # fmt: skip
@@ -42,6 +43,7 @@ class Settings:
     hive_name: str
     scheduler: str
     no_migrate: bool
+    migrate_only: bool
     log_format: LogFormat
     log_level: str
 

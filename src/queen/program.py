@@ -52,6 +52,10 @@ async def run(settings: Settings, sources: Sources) -> None:
     """Runs a queen until SIGTERM or SIGINT; a second signal stops at once. Raises why it cannot start."""
     _check_exposure(settings.listen)
     store = await asyncio.to_thread(open_store, settings.database_url, migrate=not settings.no_migrate)
+    if settings.migrate_only:
+        await store.close()
+        log.info("the database is up to date")
+        return
     stopping = asyncio.Event()
     hurry = asyncio.Event()
 

@@ -44,11 +44,21 @@ def _job_faults(job: job_pb2.JobSpec, path: str) -> Iterator[FieldFault]:
     for key, value in job.labels.items():
         if not key or len(key.encode()) > 256 or len(value.encode()) > 256:
             yield FieldFault(f"{path}.labels[{key[:32]}]", "keys of 1 to 256 bytes, values of at most 256 bytes")
+    yield from _nul_faults(job, path)
     geo = job.user_geo
     if geo.HasField("latitude") and not -90 <= geo.latitude <= 90:
         yield FieldFault(f"{path}.user_geo.latitude", "-90 to 90 degrees")
     if geo.HasField("longitude") and not -180 <= geo.longitude <= 180:
         yield FieldFault(f"{path}.user_geo.longitude", "-180 to 180 degrees")
+
+
+def _nul_faults(job: job_pb2.JobSpec, path: str) -> Iterator[FieldFault]:
+    """Yields texts that would go into the database and that PostgreSQL cannot hold."""
+    for name in ("model", "session_id", "tenant_id"):
+        if "\0" in getattr(job, name):
+            yield FieldFault(f"{path}.{name}", "text without NUL characters")
+    if any("\0" in text for pair in job.labels.items() for text in pair):
+        yield FieldFault(f"{path}.labels", "text without NUL characters")
 
 
 def _input_faults(job: job_pb2.JobSpec, path: str) -> Iterator[FieldFault]:

@@ -3,10 +3,15 @@
 import asyncio
 import sqlite3
 import stat
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 
+import rbee
+from postgres import running_postgres
+from programs import running_queen
 from queen.core.model import (
     Action,
     Attempt,
@@ -24,9 +29,18 @@ from wire import errors
 from worlds import job
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(scope="module")
+def postgres():
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
 async def store(request, tmp_path):
-    opened = await asyncio.to_thread(open_store, f"sqlite:///{tmp_path / 'queen.db'}")
+    url = f"sqlite:///{tmp_path / 'queen.db'}"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres").database(request.node.originalname)
+    opened = await asyncio.to_thread(open_store, url)
     async with asyncio.TaskGroup() as group:
         group.create_task(opened.writer.run())
         yield opened
@@ -187,3 +201,46 @@ async def test_writes_of_one_turn_share_a_transaction(store):
     await store.flush()
     assert len(await listing(store, limit=500)) == 200
     assert len(commits) == 1
+
+
+async def test_a_server_that_goes_away_and_comes_back_loses_nothing(postgres):
+    opened = await asyncio.to_thread(open_store, postgres.database("outage"))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(opened.writer.run())
+        opened.save_job(FULL)
+        await opened.flush()
+        postgres.stop()
+        later = replace(FULL, id="job-2", order=2, request_id="r-2")
+        opened.save_job(later)
+        with pytest.raises(errors.Unreachable, match="database cannot be written") as caught:
+            await opened.flush()
+        assert caught.value.reason == "STORAGE_UNAVAILABLE"
+        with pytest.raises(errors.Unreachable):
+            await opened.get_job("job-1")
+        postgres.start()
+        await opened.flush()
+        assert [await opened.get_job(job_id) for job_id in ("job-1", "job-2")] == [FULL, later]
+        opened.writer.close()
+    await opened.close()
+
+
+def test_an_operator_can_migrate_without_serving(postgres, tmp_path):
+    url = postgres.database("migrated")
+    with pytest.raises(errors.WrongState, match="revision none"):
+        open_store(url, migrate=False)
+    subprocess.run(
+        [sys.executable, "-m", "queen", "--migrate-only", "--data-dir", tmp_path, "--database", url],
+        check=True,
+        timeout=60,
+    )
+    open_store(url, migrate=False)
+
+
+async def test_a_queen_serves_over_postgresql_and_keeps_her_jobs(postgres, tmp_path):
+    url = postgres.database("served")
+    for _ in (1, 2):
+        with running_queen(tmp_path, "--database", url) as queen:
+            async with rbee.connect(queen.address) as client:
+                await client.infer(model="rbee-tiny", prompt="What is a hive?", max_tokens=4).text()
+                last = [one.id async for one in client.list_jobs()]
+    assert len(last) == 2, "the second queen knows the first one's job"

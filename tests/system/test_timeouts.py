@@ -12,14 +12,14 @@ from programs import wait_for
 async def test_every_stage_has_its_limit_and_the_error_names_it(queen):
     async with rbee.connect(queen.address) as client:
         options = {"tokens_per_second": "20", "completion_tokens": "100000", "first_token_ms": "1500"}
-        worker = await client.spawn_worker("synthetic:slow", slots=1, engine_options=options)
+        worker = await client.spawn_worker("synthetic:limits", slots=1, engine_options=options)
         try:
             with pytest.raises(rbee.TimedOut, match=r"no first token for .* limit is 0\.5 s") as caught:
-                await client.infer(model="synthetic:slow", prompt="x", first_token_timeout_s=0.5).text()
+                await client.infer(model="synthetic:limits", prompt="x", first_token_timeout_s=0.5).text()
             assert caught.value.reason == "FIRST_TOKEN_TIMED_OUT"
-            holder = await client.submit(model="synthetic:slow", prompt="x")
+            holder = await client.submit(model="synthetic:limits", prompt="x")
             with pytest.raises(rbee.TimedOut, match=r"in the queue \(.*taken\); its limit there is 0\.5 s") as caught:
-                await client.infer(model="synthetic:slow", prompt="x", queue_timeout_s=0.5).text()
+                await client.infer(model="synthetic:limits", prompt="x", queue_timeout_s=0.5).text()
             assert caught.value.reason == "QUEUE_TIMED_OUT"
             await client.cancel(holder.id)
         finally:

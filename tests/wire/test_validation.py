@@ -66,3 +66,10 @@ def test_each_rule_names_its_field(job, field):
 def test_what_is_not_a_number_is_refused(name):
     assert fields(good(**{name: math.nan})) == [f"job.sampling.{name}"]
     assert fields(good(**{name: math.inf})) == [f"job.sampling.{name}"]
+
+
+def test_what_a_database_cannot_hold_is_refused():
+    job = good()
+    job.model, job.session_id, job.tenant_id = "m\0", "\0", "a\0b"
+    job.labels["k"] = "\0"
+    assert fields(job) == ["job.model", "job.session_id", "job.tenant_id", "job.labels"]
