@@ -121,14 +121,15 @@ class WorkerStarts:
 
     def abandon(self, worker: Worker) -> None:
         """Takes a worker that does not do what it is told out of service, and has its hive end it."""
-        if self._cluster.get_worker(worker.id) is None:
+        known = self._cluster.get_worker(worker.id)
+        if known is None:
             return
         log.error("worker %s is drained and ended: it does not answer", worker.id)
-        if worker.state is not WorkerState.FAILED:
+        if known.state is not WorkerState.FAILED:
             self._cluster.heard_worker(worker.hive_id, worker.id, self._clock.now(), {"state": WorkerState.DRAINING})
         self._group.create_task(
             supervised(
-                self._end(worker),
+                self._end(known),
                 f"the end of worker {worker.id}",
                 lambda error: log.error("worker %s could not be ended: %s", worker.id, error),
             ),
