@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from client.cli import batch
 from client.cli.call import collected, with_queen
 from client.cli.job_options import job_of, takes_job_options
 from client.render import words
-from client.render.table import as_dict, print_facts, print_json, print_json_messages, print_table
+from client.render.table import (
+    as_dict,
+    console,
+    print_facts,
+    print_json,
+    print_json_messages,
+    print_table,
+    table_of,
+)
 from wire.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -19,6 +29,10 @@ if TYPE_CHECKING:
     from rbee.v1 import decision_pb2, job_pb2
 
 app = typer.Typer(help="List, show, watch, cancel and submit jobs.")
+
+app.command()(batch.collect)
+
+_HEADERS: Final = ("id", "state", "model", "tokens", "submitted", "took", "worker", "priority")
 
 JobArgument = Annotated[str, typer.Argument(help="The job's id; see: rbee jobs list.")]
 
@@ -44,9 +58,12 @@ def list_jobs(
     queue: Annotated[bool, typer.Option("--queue", help="Only the queue, in queue order.")] = False,
     model: Annotated[str, typer.Option(help="Only jobs of this model, by name or reference.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most jobs to list.")] = 50,
+    watch: Annotated[bool, typer.Option("--watch", help="Show the list anew every second, until Ctrl+C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
 ) -> None:
     """Lists jobs, newest first."""
+    if watch and (as_json or not sys.stdout.isatty()):
+        raise typer.BadParameter("is for terminals, and not together with --json", param_hint="--watch")
     states = [StateChoice.QUEUED] if queue else state or []
 
     async def ask(queen: Client) -> list[job_pb2.Job]:
@@ -55,30 +72,15 @@ def list_jobs(
         wanted = [job_pb2.JobState.Value(f"JOB_STATE_{choice.upper()}") for choice in states]
         return await collected(queen.list_jobs(states=wanted, model=model, page_size=min(limit, 1000)), limit)
 
+    empty = "no such jobs" if states or model else "no jobs yet; try: rbee infer --model MODEL PROMPT"
+    if watch:
+        with_queen(ctx, lambda queen: _watch_list(lambda: ask(queen), empty))
+        return
     jobs = with_queen(ctx, ask)
     if as_json:
         print_json_messages(jobs)
-        return
-    now = SystemClock().now()
-    print_table(
-        ["id", "state", "model", "tokens", "submitted", "took", "worker", "priority"],
-        [
-            [
-                job.id,
-                _state(job),
-                job.model,
-                f"{job.usage.prompt_tokens} + {job.usage.completion_tokens}"
-                if job.HasField("usage")
-                else words.NOTHING,
-                words.ago(job.submit_time, now),
-                _took(job),
-                job.attempts[-1].worker_id if job.attempts else words.NOTHING,
-                words.state(job, "priority"),
-            ]
-            for job in jobs
-        ],
-        "no such jobs" if states or model else "no jobs yet; try: rbee infer --model MODEL PROMPT",
-    )
+    else:
+        print_table(_HEADERS, _rows(jobs), empty)
 
 
 @app.command()
@@ -148,11 +150,22 @@ def cancel(
 def submit(
     ctx: typer.Context,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the job as a JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the job, or a batch's figures, as JSON.")] = False,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Only a batch: return when its jobs are accepted, not when they ended.")
+    ] = False,
     **job: Any,
 ) -> None:
-    """Hands in a job that runs without its caller and prints its id; see: rbee jobs watch."""
+    """Hands in a job that runs without its caller and prints its id; see: rbee jobs watch.
+
+    A PROMPT that is a FILE.jsonl is a batch: a job for every line, a JSON object with "prompt" or "messages" and, as it
+    likes, "id" and options such as "max_tokens"; the options given here are for what a line does not say. The same
+    command again goes on with the same jobs. The answers: rbee jobs collect FILE.jsonl.
+    """
     options = job_of(job)
+    if (file := batch.batch_file(job["prompt"])) is not None:
+        batch.submit(ctx, file, options, wait=not no_wait, as_json=as_json)
+        return
 
     async def ask(queen: Client) -> job_pb2.Job:
         return await queen.submit(**options)
@@ -162,6 +175,37 @@ def submit(
         print_json(as_dict(accepted))
     else:
         print(accepted.id)
+
+
+async def _watch_list(ask: Callable[[], Awaitable[list[job_pb2.Job]]], empty: str) -> None:
+    import asyncio
+
+    from rich.live import Live
+
+    screen = console()
+    with Live(console=screen, auto_refresh=False) as live:
+        while True:
+            rows = _rows(await ask())
+            # What does not fit is left out, as the table would otherwise be drawn below its last self.
+            live.update(table_of(_HEADERS, rows[: screen.height - 2], screen.width) if rows else empty, refresh=True)
+            await asyncio.sleep(1)
+
+
+def _rows(jobs: Iterable[job_pb2.Job]) -> list[list[str]]:
+    now = SystemClock().now()
+    return [
+        [
+            job.id,
+            _state(job),
+            job.model,
+            f"{job.usage.prompt_tokens} + {job.usage.completion_tokens}" if job.HasField("usage") else words.NOTHING,
+            words.ago(job.submit_time, now),
+            _took(job),
+            job.attempts[-1].worker_id if job.attempts else words.NOTHING,
+            words.state(job, "priority"),
+        ]
+        for job in jobs
+    ]
 
 
 def _state(job: job_pb2.Job) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from google.protobuf.message import Message
     from rich.console import Console
+    from rich.table import Table
 
 _GAP: Final = 2
 UNLIMITED_COLUMNS: Final = 10_000
@@ -30,21 +31,27 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], empty: st
 
     On a terminal that is too narrow the last columns are left out, and it says so; what is shown is shown whole.
     """
-    from rich.table import Table
-
     screen, lines = console(), list(rows)
     if not lines:
         sys.stderr.write(f"{empty}\n")
         return
-    shown = _columns_that_fit([headers, *lines], screen.width)
+    table = table_of(headers, lines, screen.width)
+    screen.print(table)
+    if left_out := headers[len(table.columns) :]:
+        sys.stderr.write(f"(not shown for want of width: {', '.join(left_out)})\n")
+
+
+def table_of(headers: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> Table:
+    """Returns the table of as many of the first columns as fit."""
+    from rich.table import Table
+
+    shown = _columns_that_fit([headers, *lines], width)
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     for index, header in enumerate(headers[:shown]):
         table.add_column(header.upper(), overflow="fold", no_wrap=index == 0)
     for line in lines:
         table.add_row(*line[:shown])
-    screen.print(table)
-    if shown < len(headers):
-        sys.stderr.write(f"(not shown for want of width: {', '.join(headers[shown:])})\n")
+    return table
 
 
 def _columns_that_fit(lines: Sequence[Sequence[str]], width: int) -> int:

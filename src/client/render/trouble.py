@@ -35,6 +35,7 @@ _REMEDIES: Final[dict[str, str]] = {
     "INSUFFICIENT_MEMORY": "rbee worker list",
     "QUEUE_FULL": "rbee jobs list --queue",
     "OUTPUT_DROPPED": "rbee jobs show JOB",
+    "BAD_BATCH": "rbee jobs submit --help",
 }
 """The command that helps, by the error's reason; messages of the queen mostly name one themselves."""
 
@@ -70,7 +71,8 @@ def lines(error: errors.RbeeError) -> list[str]:
 def _remedy(error: errors.RbeeError) -> str:
     job_id = error.metadata.get("job_id", "")
     if error.faults:
-        command = _HELP_BY_FIELD.get(error.faults[0].field.partition(".")[0], "")
+        field = error.faults[0].field.partition(".")[0]
+        command = _HELP_BY_FIELD.get(field, "") or _REMEDIES.get(error.reason, "")
     elif error.reason in _REMEDIES:
         command = _REMEDIES[error.reason].replace("JOB", job_id or "JOB")
     elif job_id:
