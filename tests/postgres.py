@@ -6,14 +6,14 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
-import pytest
 
-from programs import free_port
+from programs import free_port, skip_or_fail
 
 
 def _program(name: str) -> str:
@@ -22,10 +22,7 @@ def _program(name: str) -> str:
             return str(folder / name)
     if found := shutil.which(name):
         return found
-    missing = f"no {name} here; install it with: apt-get install postgresql"
-    if os.environ.get("CI") == "true":
-        pytest.fail(missing)
-    pytest.skip(missing)
+    return skip_or_fail(f"there is no {name}; install it with: apt-get install postgresql")
 
 
 class Postgres:
@@ -77,7 +74,7 @@ def running_postgres() -> Iterator[Postgres]:
     """Yields a server that serves; nothing of it is left afterwards."""
     _program("initdb")
     # Not pytest's own temporary directory: that is closed to other users.
-    folder = Path(subprocess.check_output(["mktemp", "-d", "-t", "rbee-pg-XXXXXX"], text=True).strip())
+    folder = Path(tempfile.mkdtemp(prefix="rbee-pg-"))
     try:
         server = Postgres(folder)
         server.start()

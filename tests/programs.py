@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import grpc
 import psutil
+import pytest
 
 from rbee.v1 import hive_service_pb2, hive_service_pb2_grpc
 from wire.channel import CHANNEL_OPTIONS
@@ -27,6 +29,13 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def skip_or_fail(missing: object) -> NoReturn:
+    """Skips a test whose outside part is missing, saying how to install it; fails it where CI must have it."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(str(missing))
+    pytest.skip(str(missing))
 
 
 def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:

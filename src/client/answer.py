@@ -108,12 +108,12 @@ class Answer:
 
     async def events(self) -> AsyncGenerator[event_pb2.JobEvent, None]:
         """Yields everything that happens to the job, in sequence; raises the error the job ended with."""
-        call, waits, reattached, at_rest = self._stream.begin(), self._waits(), False, False
+        call, waits, reattached, at_rest = self._stream.begin(), pauses(self._reattach_s), False, False
         try:
             while not at_rest:
                 try:
                     async for message in call:
-                        waits = self._waits()
+                        waits = pauses(self._reattach_s)
                         for event in self._fresh(message):
                             at_rest = event.HasField("done")
                             yield event
@@ -151,14 +151,6 @@ class Answer:
             error.metadata.setdefault("job_id", self.job_id)
         return error
 
-    def _waits(self) -> Iterator[float]:
-        """Yields pauses before the tries to get back, doubling from 0.1 to 2 s, `reattach_s` seconds in all."""
-        pause, left = 0.1, self._reattach_s
-        while left > 0:
-            yield min(pause, left)
-            left -= pause
-            pause = min(pause * 2, 2.0)
-
     async def _pause(self, waits: Iterator[float], error: grpc.aio.AioRpcError) -> None:
         pause = next(waits, None)
         if pause is None:
@@ -172,6 +164,15 @@ class Answer:
         if self._on_lost is not None:
             self._on_lost(self.job_id)
         await asyncio.sleep(pause)
+
+
+def pauses(longest_s: float) -> Iterator[float]:
+    """Yields pauses before the tries to get back, doubling from 0.1 to 2 s, `longest_s` seconds in all."""
+    pause, left = 0.1, longest_s
+    while left > 0:
+        yield min(pause, left)
+        left -= pause
+        pause = min(pause * 2, 2.0)
 
 
 def _is_broken(error: grpc.aio.AioRpcError) -> bool:

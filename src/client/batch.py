@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar, cast
 
+from client.answer import pauses
 from client.batch_lines import Asked, read_lines
 from client.job import JobOptions
 from rbee.v1 import generation_pb2, job_pb2
@@ -231,7 +232,7 @@ class InOrder:
 
 async def _handed_in(queen: Client, asked: Asked, reattach_s: float, was_heard: Callable[[], bool]) -> str:
     """Returns the id of the job a line became, when the queen has taken it."""
-    waits = _waits(reattach_s)
+    waits = pauses(reattach_s)
     while True:
         try:
             return (await queen.submit(request_id=asked.request_id, **asked.options)).id
@@ -292,14 +293,6 @@ async def _each(items: Iterable[Item], limit: int, work: Callable[[Item], Awaita
                 group.create_task(busy())
     except ExceptionGroup as several:
         raise several.exceptions[0] from several
-
-
-def _waits(longest_s: float) -> Iterator[float]:
-    """Yields pauses, doubling from 0.1 to 2 s, `longest_s` seconds in all."""
-    pause, left = 0.1, longest_s
-    while left > 0:
-        yield min(pause, left)
-        left, pause = left - pause, min(pause * 2, 2.0)
 
 
 def _objects(text: str) -> Iterator[Record]:

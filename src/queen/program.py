@@ -169,8 +169,9 @@ class _Queen:
             failure = Failure("QUEEN_RESTARTED", "the queen was restarted while this ran; ask again", 14, True)
             attempts = tuple(replace(one, end_time=one.end_time or now) for one in job.attempts)
             if job.detached and spec:
-                queued = replace(job, state=JobState.QUEUED, attempts=attempts)
-                self.jobs.restore(restored(queued, spec))
+                live = restored(replace(job, state=JobState.QUEUED, attempts=attempts), spec)
+                self.jobs.restore(live)
+                self._dispatcher.set_queue_limit(live)
             else:
                 ended = replace(job, state=JobState.FAILED, end_time=now, attempts=attempts, failure=failure)
                 self._store.save_job(ended)

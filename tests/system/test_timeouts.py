@@ -46,3 +46,17 @@ async def test_a_stalled_worker_is_left_and_the_answer_goes_on_elsewhere(queen):
         assert {attempt.worker_id for attempt in job.attempts} == {one.id, other.id}
         wait_for(lambda: f"worker {stopped} is drained and ended" in queen.log, "the stuck worker is reported")
         await client.stop_worker(job.attempts[-1].worker_id, force=True)
+
+
+async def test_a_limit_in_the_queue_outlives_the_queen(own_queen):
+    own_queen.start()
+    async with rbee.connect(own_queen.address) as client:
+        options = {"tokens_per_second": "20", "completion_tokens": "100000"}
+        await client.spawn_worker("synthetic:held", slots=1, engine_options=options)
+        await client.submit(model="synthetic:held", prompt="x")
+        waiting = await client.submit(model="synthetic:held", prompt="x", queue_timeout_s=5.0)
+    own_queen.kill()
+    own_queen.start()
+    async with rbee.connect(own_queen.address) as client:
+        with pytest.raises(rbee.TimedOut, match=r"in the queue.*limit there is 5 s"):
+            await client.watch(waiting.id).text()

@@ -79,15 +79,14 @@ class JobDispatcher:
         if live.job.state is not JobState.QUEUED or live.job.attempts:
             return
         waited = self._clock.now() - live.job.submit_time
-        why = f" ({live.decision.proposal.reason})" if live.decision else ""
-        message = f"job {live.job.id} waited {waited:.1f} s in the queue{why}; its limit there is "
+        message = f"job {live.job.id} waited {waited:.1f} s in the queue{_why_it_waits(live)}; its limit there is "
         message += f"{live.limits.queue_s:g} s, raise it with --queue-timeout"
         self.fail(live, errors.TimedOut(message, "QUEUE_TIMED_OUT"))
 
     def _time_out(self, live: LiveJob) -> None:
         job = live.job
         doing = f"{job.attempt.worker_id} generated" if job.state is not JobState.QUEUED else "it waited in the queue"
-        why = f" ({live.decision.proposal.reason})" if live.decision and job.state is JobState.QUEUED else ""
+        why = _why_it_waits(live)
         message = f"job {job.id} ran into its limit of {job.timeout_s:g} s while {doing}{why}; raise it with --timeout"
         self.fail(live, errors.TimedOut(message, "JOB_TIMED_OUT"))
 
@@ -211,6 +210,11 @@ class JobDispatcher:
             attempt=attempt.number,
             queue_wait_s=attempt.dispatch_time - live.job.submit_time,
         )
+
+
+def _why_it_waits(live: LiveJob) -> str:
+    decided = live.decision if live.job.state is JobState.QUEUED else None
+    return f" ({decided.proposal.reason})" if decided else ""
 
 
 def _failure(error: errors.RbeeError) -> Failure:

@@ -150,13 +150,16 @@ def restored(job: Job, spec: bytes) -> LiveJob:
 
 
 def _stage_limits(timeouts: job_pb2.JobTimeouts) -> StageLimits:
-    def seconds(name: str) -> float | None:
-        if not timeouts.HasField(name):  # type: ignore[arg-type]
-            return None
-        span: Duration = getattr(timeouts, name)
-        return span.ToNanoseconds() / 1e9
+    return StageLimits(
+        queue_s=_seconds(timeouts.queue),
+        first_token_s=_seconds(timeouts.first_token),
+        stall_s=_seconds(timeouts.stall) or StageLimits().stall_s,
+    )
 
-    return StageLimits(seconds("queue"), seconds("first_token"), seconds("stall") or StageLimits().stall_s)
+
+def _seconds(span: Duration) -> float | None:
+    """Returns a span in seconds, None for an absent one; a valid job has none of 0."""
+    return span.ToNanoseconds() / 1e9 or None
 
 
 def _job(
@@ -170,7 +173,7 @@ def _job(
     detached: bool,
     deadline_s: float | None,
 ) -> Job:
-    total_s = spec.timeouts.total.ToNanoseconds() / 1e9 or DEFAULT_TIMEOUT_S
+    total_s = _seconds(spec.timeouts.total) or DEFAULT_TIMEOUT_S
     if deadline_s is not None and not detached:
         total_s = min(total_s, deadline_s)
     return Job(
