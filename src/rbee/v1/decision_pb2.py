@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16rbee/v1/decision.proto\x12\x07rbee.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"d\n\tCandidate\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07hive_id\x18\x02 \x01(\t\x12\x15\n\rreject_reason\x18\x03 \x01(\t\x12\x12\n\x05score\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_score\"\xc2\x02\n\x08\x44\x65\x63ision\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12/\n\x0b\x64\x65\x63ide_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x16\n\x0epolicy_version\x18\x05 \x01(\t\x12\'\n\x06\x61\x63tion\x18\x06 \x01(\x0e\x32\x17.rbee.v1.DecisionAction\x12\x11\n\tworker_id\x18\x07 \x01(\t\x12\x0f\n\x07hive_id\x18\x08 \x01(\t\x12\x0e\n\x06reason\x18\t \x01(\t\x12&\n\ncandidates\x18\n \x03(\x0b\x32\x12.rbee.v1.Candidate\x12+\n\x08\x64uration\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07refusal\x18\x0c \x01(\t*\xc2\x01\n\x0e\x44\x65\x63isionAction\x12\x1f\n\x1b\x44\x45\x43ISION_ACTION_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44\x45\x43ISION_ACTION_DISPATCH\x10\x01\x12\x18\n\x14\x44\x45\x43ISION_ACTION_WAIT\x10\x02\x12 \n\x1c\x44\x45\x43ISION_ACTION_START_WORKER\x10\x03\x12\x19\n\x15\x44\x45\x43ISION_ACTION_EVICT\x10\x04\x12\x1a\n\x16\x44\x45\x43ISION_ACTION_REJECT\x10\x05\x42\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16rbee/v1/decision.proto\x12\x07rbee.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"s\n\tCandidate\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07hive_id\x18\x02 \x01(\t\x12\x15\n\rreject_reason\x18\x03 \x01(\t\x12\x12\n\x05score\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05\x61like\x18\x05 \x01(\rB\x08\n\x06_score\"\xc2\x02\n\x08\x44\x65\x63ision\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12/\n\x0b\x64\x65\x63ide_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x16\n\x0epolicy_version\x18\x05 \x01(\t\x12\'\n\x06\x61\x63tion\x18\x06 \x01(\x0e\x32\x17.rbee.v1.DecisionAction\x12\x11\n\tworker_id\x18\x07 \x01(\t\x12\x0f\n\x07hive_id\x18\x08 \x01(\t\x12\x0e\n\x06reason\x18\t \x01(\t\x12&\n\ncandidates\x18\n \x03(\x0b\x32\x12.rbee.v1.Candidate\x12+\n\x08\x64uration\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07refusal\x18\x0c \x01(\t*\xc2\x01\n\x0e\x44\x65\x63isionAction\x12\x1f\n\x1b\x44\x45\x43ISION_ACTION_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44\x45\x43ISION_ACTION_DISPATCH\x10\x01\x12\x18\n\x14\x44\x45\x43ISION_ACTION_WAIT\x10\x02\x12 \n\x1c\x44\x45\x43ISION_ACTION_START_WORKER\x10\x03\x12\x19\n\x15\x44\x45\x43ISION_ACTION_EVICT\x10\x04\x12\x1a\n\x16\x44\x45\x43ISION_ACTION_REJECT\x10\x05\x42\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,10 +34,10 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rbee.v1.decision_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\013dev.rbee.v1P\001Z\016rbee/v1;rbeev1'
-  _globals['_DECISIONACTION']._serialized_start=528
-  _globals['_DECISIONACTION']._serialized_end=722
+  _globals['_DECISIONACTION']._serialized_start=543
+  _globals['_DECISIONACTION']._serialized_end=737
   _globals['_CANDIDATE']._serialized_start=100
-  _globals['_CANDIDATE']._serialized_end=200
-  _globals['_DECISION']._serialized_start=203
-  _globals['_DECISION']._serialized_end=525
+  _globals['_CANDIDATE']._serialized_end=215
+  _globals['_DECISION']._serialized_start=218
+  _globals['_DECISION']._serialized_end=540
 # @@protoc_insertion_point(module_scope)

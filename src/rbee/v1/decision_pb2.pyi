@@ -67,6 +67,7 @@ class Candidate(_message.Message):
     HIVE_ID_FIELD_NUMBER: _builtins.int
     REJECT_REASON_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    ALIKE_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """The worker; empty when a place for a new worker was considered."""
     hive_id: _builtins.str
@@ -75,6 +76,10 @@ class Candidate(_message.Message):
     """Why it was not eligible; empty when it was."""
     score: _builtins.float
     """Its score, when the policy gave one; higher is better."""
+    alike: _builtins.int
+    """How many more this one stands for, which were passed over for the same reason; their ids are left out. Above 0 only
+    where very many were considered; then worker and machine are empty.
+    """
     def __init__(
         self,
         *,
@@ -82,10 +87,11 @@ class Candidate(_message.Message):
         hive_id: _builtins.str = ...,
         reject_reason: _builtins.str = ...,
         score: _builtins.float | None = ...,
+        alike: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "score", b"score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "hive_id", b"hive_id", "reject_reason", b"reject_reason", "score", b"score", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "alike", b"alike", "hive_id", b"hive_id", "reject_reason", b"reject_reason", "score", b"score", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
     _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015

@@ -29,7 +29,7 @@ from rbee.v1 import job_pb2 as rbee_dot_v1_dot_job__pb2
 from rbee.v1 import worker_pb2 as rbee_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crbee/v1/engine_service.proto\x12\x07rbee.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x13rbee/v1/event.proto\x1a\x18rbee/v1/generation.proto\x1a\x11rbee/v1/job.proto\x1a\x14rbee/v1/worker.proto\"\x94\x01\n\x0fGenerateRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x1d\n\x03job\x18\x03 \x01(\x0b\x32\x10.rbee.v1.JobSpec\x12\x16\n\x0e\x66irst_sequence\x18\x04 \x01(\x04\x12\x1b\n\x13generated_token_ids\x18\x05 \x03(\r\x12\x0c\n\x04keep\x18\x06 \x01(\x08\"5\n\x10GenerateResponse\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.rbee.v1.JobEvent\"4\n\rResumeRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x13\n\x0b\x61\x66ter_index\x18\x02 \x01(\r\"3\n\x0eResumeResponse\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.rbee.v1.JobEvent\"\x1f\n\rCancelRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\x10\n\x0e\x43\x61ncelResponse\"F\n\x0c\x45mbedRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12&\n\x05input\x18\x02 \x01(\x0b\x32\x17.rbee.v1.EmbeddingInput\"V\n\rEmbedResponse\x12&\n\nembeddings\x18\x01 \x03(\x0b\x32\x12.rbee.v1.Embedding\x12\x1d\n\x05usage\x18\x02 \x01(\x0b\x32\x0e.rbee.v1.Usage\"\x12\n\x10GetStatusRequest\"]\n\x10GenerationStatus\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\x12\r\n\x05\x65nded\x18\x04 \x01(\x08\"\x94\x02\n\x11GetStatusResponse\x12#\n\x05state\x18\x01 \x01(\x0e\x32\x14.rbee.v1.WorkerState\x12\x11\n\tmodel_ref\x18\x02 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x04 \x01(\t\x12\x13\n\x0bslots_total\x18\x05 \x01(\r\x12\x17\n\x0fslots_available\x18\x06 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x07 \x01(\r\x12.\n\x0bgenerations\x18\x08 \x03(\x0b\x32\x19.rbee.v1.GenerationStatus\x12)\n\x06uptime\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\":\n\x0c\x44rainRequest\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x0f\n\rDrainResponse2\xfe\x02\n\rEngineService\x12\x41\n\x08Generate\x12\x18.rbee.v1.GenerateRequest\x1a\x19.rbee.v1.GenerateResponse0\x01\x12;\n\x06Resume\x12\x16.rbee.v1.ResumeRequest\x1a\x17.rbee.v1.ResumeResponse0\x01\x12\x39\n\x06\x43\x61ncel\x12\x16.rbee.v1.CancelRequest\x1a\x17.rbee.v1.CancelResponse\x12\x36\n\x05\x45mbed\x12\x15.rbee.v1.EmbedRequest\x1a\x16.rbee.v1.EmbedResponse\x12\x42\n\tGetStatus\x12\x19.rbee.v1.GetStatusRequest\x1a\x1a.rbee.v1.GetStatusResponse\x12\x36\n\x05\x44rain\x12\x15.rbee.v1.DrainRequest\x1a\x16.rbee.v1.DrainResponseB\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crbee/v1/engine_service.proto\x12\x07rbee.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x13rbee/v1/event.proto\x1a\x18rbee/v1/generation.proto\x1a\x11rbee/v1/job.proto\x1a\x14rbee/v1/worker.proto\"\x94\x01\n\x0fGenerateRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x1d\n\x03job\x18\x03 \x01(\x0b\x32\x10.rbee.v1.JobSpec\x12\x16\n\x0e\x66irst_sequence\x18\x04 \x01(\x04\x12\x1b\n\x13generated_token_ids\x18\x05 \x03(\r\x12\x0c\n\x04keep\x18\x06 \x01(\x08\"5\n\x10GenerateResponse\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.rbee.v1.JobEvent\"4\n\rResumeRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x13\n\x0b\x61\x66ter_index\x18\x02 \x01(\r\"3\n\x0eResumeResponse\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.rbee.v1.JobEvent\"\x1f\n\rCancelRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\x10\n\x0e\x43\x61ncelResponse\"3\n\x12\x43ountTokensRequest\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.rbee.v1.JobSpec\"D\n\x13\x43ountTokensResponse\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x02 \x01(\r\"F\n\x0c\x45mbedRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12&\n\x05input\x18\x02 \x01(\x0b\x32\x17.rbee.v1.EmbeddingInput\"V\n\rEmbedResponse\x12&\n\nembeddings\x18\x01 \x03(\x0b\x32\x12.rbee.v1.Embedding\x12\x1d\n\x05usage\x18\x02 \x01(\x0b\x32\x0e.rbee.v1.Usage\"\x12\n\x10GetStatusRequest\"]\n\x10GenerationStatus\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x03 \x01(\r\x12\r\n\x05\x65nded\x18\x04 \x01(\x08\"\x94\x02\n\x11GetStatusResponse\x12#\n\x05state\x18\x01 \x01(\x0e\x32\x14.rbee.v1.WorkerState\x12\x11\n\tmodel_ref\x18\x02 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x04 \x01(\t\x12\x13\n\x0bslots_total\x18\x05 \x01(\r\x12\x17\n\x0fslots_available\x18\x06 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x07 \x01(\r\x12.\n\x0bgenerations\x18\x08 \x03(\x0b\x32\x19.rbee.v1.GenerationStatus\x12)\n\x06uptime\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\":\n\x0c\x44rainRequest\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x0f\n\rDrainResponse2\xc8\x03\n\rEngineService\x12\x41\n\x08Generate\x12\x18.rbee.v1.GenerateRequest\x1a\x19.rbee.v1.GenerateResponse0\x01\x12;\n\x06Resume\x12\x16.rbee.v1.ResumeRequest\x1a\x17.rbee.v1.ResumeResponse0\x01\x12\x39\n\x06\x43\x61ncel\x12\x16.rbee.v1.CancelRequest\x1a\x17.rbee.v1.CancelResponse\x12H\n\x0b\x43ountTokens\x12\x1b.rbee.v1.CountTokensRequest\x1a\x1c.rbee.v1.CountTokensResponse\x12\x36\n\x05\x45mbed\x12\x15.rbee.v1.EmbedRequest\x1a\x16.rbee.v1.EmbedResponse\x12\x42\n\tGetStatus\x12\x19.rbee.v1.GetStatusRequest\x1a\x1a.rbee.v1.GetStatusResponse\x12\x36\n\x05\x44rain\x12\x15.rbee.v1.DrainRequest\x1a\x16.rbee.v1.DrainResponseB\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,20 +49,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELREQUEST']._serialized_end=505
   _globals['_CANCELRESPONSE']._serialized_start=507
   _globals['_CANCELRESPONSE']._serialized_end=523
-  _globals['_EMBEDREQUEST']._serialized_start=525
-  _globals['_EMBEDREQUEST']._serialized_end=595
-  _globals['_EMBEDRESPONSE']._serialized_start=597
-  _globals['_EMBEDRESPONSE']._serialized_end=683
-  _globals['_GETSTATUSREQUEST']._serialized_start=685
-  _globals['_GETSTATUSREQUEST']._serialized_end=703
-  _globals['_GENERATIONSTATUS']._serialized_start=705
-  _globals['_GENERATIONSTATUS']._serialized_end=798
-  _globals['_GETSTATUSRESPONSE']._serialized_start=801
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1077
-  _globals['_DRAINREQUEST']._serialized_start=1079
-  _globals['_DRAINREQUEST']._serialized_end=1137
-  _globals['_DRAINRESPONSE']._serialized_start=1139
-  _globals['_DRAINRESPONSE']._serialized_end=1154
-  _globals['_ENGINESERVICE']._serialized_start=1157
-  _globals['_ENGINESERVICE']._serialized_end=1539
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=525
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=576
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=578
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=646
+  _globals['_EMBEDREQUEST']._serialized_start=648
+  _globals['_EMBEDREQUEST']._serialized_end=718
+  _globals['_EMBEDRESPONSE']._serialized_start=720
+  _globals['_EMBEDRESPONSE']._serialized_end=806
+  _globals['_GETSTATUSREQUEST']._serialized_start=808
+  _globals['_GETSTATUSREQUEST']._serialized_end=826
+  _globals['_GENERATIONSTATUS']._serialized_start=828
+  _globals['_GENERATIONSTATUS']._serialized_end=921
+  _globals['_GETSTATUSRESPONSE']._serialized_start=924
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1200
+  _globals['_DRAINREQUEST']._serialized_start=1202
+  _globals['_DRAINREQUEST']._serialized_end=1260
+  _globals['_DRAINRESPONSE']._serialized_start=1262
+  _globals['_DRAINRESPONSE']._serialized_end=1277
+  _globals['_ENGINESERVICE']._serialized_start=1280
+  _globals['_ENGINESERVICE']._serialized_end=1736
 # @@protoc_insertion_point(module_scope)

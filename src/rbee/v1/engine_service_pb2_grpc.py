@@ -50,6 +50,11 @@ class EngineServiceStub:
                 request_serializer=rbee_dot_v1_dot_engine__service__pb2.CancelRequest.SerializeToString,
                 response_deserializer=rbee_dot_v1_dot_engine__service__pb2.CancelResponse.FromString,
                 _registered_method=True)
+        self.CountTokens = channel.unary_unary(
+                '/rbee.v1.EngineService/CountTokens',
+                request_serializer=rbee_dot_v1_dot_engine__service__pb2.CountTokensRequest.SerializeToString,
+                response_deserializer=rbee_dot_v1_dot_engine__service__pb2.CountTokensResponse.FromString,
+                _registered_method=True)
         self.Embed = channel.unary_unary(
                 '/rbee.v1.EngineService/Embed',
                 request_serializer=rbee_dot_v1_dot_engine__service__pb2.EmbedRequest.SerializeToString,
@@ -101,6 +106,15 @@ class EngineServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountTokens(self, request, context):
+        """Counts the tokens of a job's prompt, after the chat template; generates nothing and takes no slot.
+
+        INVALID_ARGUMENT: see BadRequest; do not retry. UNIMPLEMENTED: the engine cannot count without generating.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Embed(self, request, context):
         """Turns texts into vectors.
 
@@ -145,6 +159,11 @@ def add_EngineServiceServicer_to_server(servicer, server):
                     servicer.Cancel,
                     request_deserializer=rbee_dot_v1_dot_engine__service__pb2.CancelRequest.FromString,
                     response_serializer=rbee_dot_v1_dot_engine__service__pb2.CancelResponse.SerializeToString,
+            ),
+            'CountTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountTokens,
+                    request_deserializer=rbee_dot_v1_dot_engine__service__pb2.CountTokensRequest.FromString,
+                    response_serializer=rbee_dot_v1_dot_engine__service__pb2.CountTokensResponse.SerializeToString,
             ),
             'Embed': grpc.unary_unary_rpc_method_handler(
                     servicer.Embed,
@@ -244,6 +263,33 @@ class EngineService:
             '/rbee.v1.EngineService/Cancel',
             rbee_dot_v1_dot_engine__service__pb2.CancelRequest.SerializeToString,
             rbee_dot_v1_dot_engine__service__pb2.CancelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rbee.v1.EngineService/CountTokens',
+            rbee_dot_v1_dot_engine__service__pb2.CountTokensRequest.SerializeToString,
+            rbee_dot_v1_dot_engine__service__pb2.CountTokensResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,11 @@ class EngineServiceStub:
 
     NOT_FOUND: GENERATION_NOT_FOUND; there is none, which is what was wanted.
     """
+    CountTokens: _grpc.UnaryUnaryMultiCallable[_engine_service_pb2.CountTokensRequest, _engine_service_pb2.CountTokensResponse]
+    """Counts the tokens of a job's prompt, after the chat template; generates nothing and takes no slot.
+
+    INVALID_ARGUMENT: see BadRequest; do not retry. UNIMPLEMENTED: the engine cannot count without generating.
+    """
     Embed: _grpc.UnaryUnaryMultiCallable[_engine_service_pb2.EmbedRequest, _engine_service_pb2.EmbedResponse]
     """Turns texts into vectors.
 
@@ -89,6 +94,11 @@ class EngineServiceAsyncStub(EngineServiceStub):
     """Ends a generation; one that has ended stays as it is. Answers when its slot is free.
 
     NOT_FOUND: GENERATION_NOT_FOUND; there is none, which is what was wanted.
+    """
+    CountTokens: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.CountTokensRequest, _engine_service_pb2.CountTokensResponse]  # type: ignore[assignment]
+    """Counts the tokens of a job's prompt, after the chat template; generates nothing and takes no slot.
+
+    INVALID_ARGUMENT: see BadRequest; do not retry. UNIMPLEMENTED: the engine cannot count without generating.
     """
     Embed: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.EmbedRequest, _engine_service_pb2.EmbedResponse]  # type: ignore[assignment]
     """Turns texts into vectors.
@@ -140,6 +150,16 @@ class EngineServiceServicer:
         """Ends a generation; one that has ended stays as it is. Answers when its slot is free.
 
         NOT_FOUND: GENERATION_NOT_FOUND; there is none, which is what was wanted.
+        """
+
+    def CountTokens(
+        self,
+        request: _engine_service_pb2.CountTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_engine_service_pb2.CountTokensResponse, _abc.Awaitable[_engine_service_pb2.CountTokensResponse]]:
+        """Counts the tokens of a job's prompt, after the chat template; generates nothing and takes no slot.
+
+        INVALID_ARGUMENT: see BadRequest; do not retry. UNIMPLEMENTED: the engine cannot count without generating.
         """
 
     def Embed(

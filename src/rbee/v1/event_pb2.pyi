@@ -275,7 +275,9 @@ Global___Embedding: _TypeAlias = Embedding  # noqa: Y015
 
 @_typing.final
 class JobEvent(_message.Message):
-    """One thing that happened to a job. The sequence grows by one per event, from 1, across retries and failover."""
+    """One thing that happened to a job. The sequence grows by one per event, from 1, across retries and failover; where the
+    queen was restarted it may leap, and nothing is missing in between.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

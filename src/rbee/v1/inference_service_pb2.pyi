@@ -29,6 +29,7 @@ class InferRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     JOB_FIELD_NUMBER: _builtins.int
     DETACH_FIELD_NUMBER: _builtins.int
+    RECEIVED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat: a second call with the same id re-attaches to the first one's job. Empty: no."""
     detach: _builtins.bool
@@ -37,16 +38,23 @@ class InferRequest(_message.Message):
     def job(self) -> _job_pb2.JobSpec:
         """What to do."""
 
+    @_builtins.property
+    def received_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of the tokens the caller has of this request's answer, in order, when the queen that sent them no longer knows the
+        request: it goes on after them. Only with the `request_id` they were sent for. Ignored when the request is known.
+        """
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         job: _job_pb2.JobSpec | None = ...,
         detach: _builtins.bool = ...,
+        received_token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detach", b"detach", "job", b"job", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detach", b"detach", "job", b"job", "received_token_ids", b"received_token_ids", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

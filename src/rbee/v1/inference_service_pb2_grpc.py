@@ -59,10 +59,12 @@ class InferenceServiceServicer:
         and, in its metadata, `job_id`:
         INVALID_ARGUMENT: the request is wrong; BadRequest lists every bad field; correct it.
         NOT_FOUND: MODEL_NOT_FOUND; the message names the nearest models; pull it or correct the name.
-        RESOURCE_EXHAUSTED: QUEUE_FULL, INSUFFICIENT_MEMORY or QUOTA_EXCEEDED; try again after RetryInfo when there is one.
-        DEADLINE_EXCEEDED: JOB_TIMED_OUT; the message names the stage.
+        RESOURCE_EXHAUSTED: QUEUE_FULL, DEADLINE_UNREACHABLE, INSUFFICIENT_VRAM or QUOTA_EXCEEDED; try again after RetryInfo
+        when there is one; without one it will not fit later either.
+        DEADLINE_EXCEEDED: JOB_TIMED_OUT, QUEUE_TIMED_OUT, START_TIMED_OUT, FIRST_TOKEN_TIMED_OUT or WORKER_STALLED; the message
+        names the stage and by how much.
         UNAVAILABLE: WORKER_LOST, WORKER_START_FAILED or NO_HIVES; try again.
-        CANCELLED: JOB_CANCELLED; somebody cancelled the job.
+        CANCELLED: JOB_CANCELLED; somebody cancelled the job. ABORTED: OUTPUT_CHANGED; see JobService.Watch.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

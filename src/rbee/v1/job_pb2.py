@@ -29,7 +29,7 @@ from rbee.v1 import generation_pb2 as rbee_dot_v1_dot_generation__pb2
 from rbee.v1 import geo_pb2 as rbee_dot_v1_dot_geo__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11rbee/v1/job.proto\x12\x07rbee.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16rbee/v1/decision.proto\x1a\x18rbee/v1/generation.proto\x1a\x11rbee/v1/geo.proto\"\xbb\x01\n\x0bJobTimeouts\x12(\n\x05total\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05queue\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x66irst_token\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05stall\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x91\x04\n\x07JobSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12\"\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x12.rbee.v1.ChatInputH\x00\x12,\n\tembedding\x18\x04 \x01(\x0b\x32\x17.rbee.v1.EmbeddingInputH\x00\x12#\n\x08sampling\x18\x05 \x01(\x0b\x32\x11.rbee.v1.Sampling\x12,\n\routput_format\x18\x06 \x01(\x0b\x32\x15.rbee.v1.OutputFormat\x12\x1c\n\x05tools\x18\x07 \x03(\x0b\x32\r.rbee.v1.Tool\x12\x13\n\x0btool_choice\x18\x08 \x01(\t\x12#\n\x08priority\x18\t \x01(\x0e\x32\x11.rbee.v1.Priority\x12\x12\n\nsession_id\x18\n \x01(\t\x12\x11\n\ttenant_id\x18\x0b \x01(\t\x12,\n\x06labels\x18\x0c \x03(\x0b\x32\x1c.rbee.v1.JobSpec.LabelsEntry\x12\x1e\n\x08user_geo\x18\r \x01(\x0b\x32\x0c.rbee.v1.Geo\x12&\n\x08timeouts\x18\x0e \x01(\x0b\x32\x14.rbee.v1.JobTimeouts\x12\x13\n\x0bno_failover\x18\x0f \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05input\"N\n\nJobFailure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\x05\x12\x11\n\tretriable\x18\x04 \x01(\x08\"\xc7\x01\n\nJobAttempt\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x0f\n\x07hive_id\x18\x03 \x01(\t\x12\x31\n\rdispatch_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x07\x66\x61ilure\x18\x06 \x01(\x0b\x32\x13.rbee.v1.JobFailure\"\xc6\x05\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12 \n\x05state\x18\x02 \x01(\x0e\x32\x11.rbee.v1.JobState\x12\r\n\x05model\x18\x03 \x01(\t\x12\x11\n\tmodel_ref\x18\x04 \x01(\t\x12\x1e\n\x04type\x18\x05 \x01(\x0e\x32\x10.rbee.v1.JobType\x12#\n\x08priority\x18\x06 \x01(\x0e\x32\x11.rbee.v1.Priority\x12\x11\n\ttenant_id\x18\x07 \x01(\t\x12\x12\n\nsession_id\x18\x08 \x01(\t\x12(\n\x06labels\x18\t \x03(\x0b\x32\x18.rbee.v1.Job.LabelsEntry\x12\x10\n\x08\x64\x65tached\x18\n \x01(\x08\x12\x16\n\x0equeue_position\x18\x0b \x01(\r\x12/\n\x0bsubmit_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10\x66irst_token_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x08\x61ttempts\x18\x0f \x03(\x0b\x32\x13.rbee.v1.JobAttempt\x12\x1d\n\x05usage\x18\x10 \x01(\x0b\x32\x0e.rbee.v1.Usage\x12,\n\rfinish_reason\x18\x11 \x01(\x0e\x32\x15.rbee.v1.FinishReason\x12$\n\x07\x66\x61ilure\x18\x12 \x01(\x0b\x32\x13.rbee.v1.JobFailure\x12#\n\x08\x64\x65\x63ision\x18\x13 \x01(\x0b\x32\x11.rbee.v1.Decision\x12\x10\n\x08trace_id\x18\x14 \x01(\t\x12\x11\n\x04seed\x18\x15 \x01(\rH\x00\x88\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05_seed*\xb3\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x18\n\x14JOB_STATE_DISPATCHED\x10\x02\x12\x15\n\x11JOB_STATE_RUNNING\x10\x03\x12\x16\n\x12JOB_STATE_COMPLETE\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x06*R\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x12\n\x0ePRIORITY_BATCH\x10\x02*j\n\x07JobType\x12\x18\n\x14JOB_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_TYPE_TEXT_GEN\x10\x01\x12\x16\n\x12JOB_TYPE_EMBEDDING\x10\x02\x12\x16\n\x12JOB_TYPE_IMAGE_GEN\x10\x03\x42\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11rbee/v1/job.proto\x12\x07rbee.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16rbee/v1/decision.proto\x1a\x18rbee/v1/generation.proto\x1a\x11rbee/v1/geo.proto\"\xe5\x01\n\x0bJobTimeouts\x12(\n\x05total\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05queue\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x66irst_token\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05stall\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05start\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x91\x04\n\x07JobSpec\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x06prompt\x18\x02 \x01(\tH\x00\x12\"\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x12.rbee.v1.ChatInputH\x00\x12,\n\tembedding\x18\x04 \x01(\x0b\x32\x17.rbee.v1.EmbeddingInputH\x00\x12#\n\x08sampling\x18\x05 \x01(\x0b\x32\x11.rbee.v1.Sampling\x12,\n\routput_format\x18\x06 \x01(\x0b\x32\x15.rbee.v1.OutputFormat\x12\x1c\n\x05tools\x18\x07 \x03(\x0b\x32\r.rbee.v1.Tool\x12\x13\n\x0btool_choice\x18\x08 \x01(\t\x12#\n\x08priority\x18\t \x01(\x0e\x32\x11.rbee.v1.Priority\x12\x12\n\nsession_id\x18\n \x01(\t\x12\x11\n\ttenant_id\x18\x0b \x01(\t\x12,\n\x06labels\x18\x0c \x03(\x0b\x32\x1c.rbee.v1.JobSpec.LabelsEntry\x12\x1e\n\x08user_geo\x18\r \x01(\x0b\x32\x0c.rbee.v1.Geo\x12&\n\x08timeouts\x18\x0e \x01(\x0b\x32\x14.rbee.v1.JobTimeouts\x12\x13\n\x0bno_failover\x18\x0f \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05input\"N\n\nJobFailure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\x05\x12\x11\n\tretriable\x18\x04 \x01(\x08\"\xc7\x01\n\nJobAttempt\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x0f\n\x07hive_id\x18\x03 \x01(\t\x12\x31\n\rdispatch_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x07\x66\x61ilure\x18\x06 \x01(\x0b\x32\x13.rbee.v1.JobFailure\"\xc6\x05\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12 \n\x05state\x18\x02 \x01(\x0e\x32\x11.rbee.v1.JobState\x12\r\n\x05model\x18\x03 \x01(\t\x12\x11\n\tmodel_ref\x18\x04 \x01(\t\x12\x1e\n\x04type\x18\x05 \x01(\x0e\x32\x10.rbee.v1.JobType\x12#\n\x08priority\x18\x06 \x01(\x0e\x32\x11.rbee.v1.Priority\x12\x11\n\ttenant_id\x18\x07 \x01(\t\x12\x12\n\nsession_id\x18\x08 \x01(\t\x12(\n\x06labels\x18\t \x03(\x0b\x32\x18.rbee.v1.Job.LabelsEntry\x12\x10\n\x08\x64\x65tached\x18\n \x01(\x08\x12\x16\n\x0equeue_position\x18\x0b \x01(\r\x12/\n\x0bsubmit_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10\x66irst_token_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x08\x61ttempts\x18\x0f \x03(\x0b\x32\x13.rbee.v1.JobAttempt\x12\x1d\n\x05usage\x18\x10 \x01(\x0b\x32\x0e.rbee.v1.Usage\x12,\n\rfinish_reason\x18\x11 \x01(\x0e\x32\x15.rbee.v1.FinishReason\x12$\n\x07\x66\x61ilure\x18\x12 \x01(\x0b\x32\x13.rbee.v1.JobFailure\x12#\n\x08\x64\x65\x63ision\x18\x13 \x01(\x0b\x32\x11.rbee.v1.Decision\x12\x10\n\x08trace_id\x18\x14 \x01(\t\x12\x11\n\x04seed\x18\x15 \x01(\rH\x00\x88\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05_seed*\xb3\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x18\n\x14JOB_STATE_DISPATCHED\x10\x02\x12\x15\n\x11JOB_STATE_RUNNING\x10\x03\x12\x16\n\x12JOB_STATE_COMPLETE\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x06*R\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x12\n\x0ePRIORITY_BATCH\x10\x02*j\n\x07JobType\x12\x18\n\x14JOB_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_TYPE_TEXT_GEN\x10\x01\x12\x16\n\x12JOB_TYPE_EMBEDDING\x10\x02\x12\x16\n\x12JOB_TYPE_IMAGE_GEN\x10\x03\x42\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,24 +41,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBSPEC_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_JOB_LABELSENTRY']._loaded_options = None
   _globals['_JOB_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_JOBSTATE']._serialized_start=1882
-  _globals['_JOBSTATE']._serialized_end=2061
-  _globals['_PRIORITY']._serialized_start=2063
-  _globals['_PRIORITY']._serialized_end=2145
-  _globals['_JOBTYPE']._serialized_start=2147
-  _globals['_JOBTYPE']._serialized_end=2253
+  _globals['_JOBSTATE']._serialized_start=1924
+  _globals['_JOBSTATE']._serialized_end=2103
+  _globals['_PRIORITY']._serialized_start=2105
+  _globals['_PRIORITY']._serialized_end=2187
+  _globals['_JOBTYPE']._serialized_start=2189
+  _globals['_JOBTYPE']._serialized_end=2295
   _globals['_JOBTIMEOUTS']._serialized_start=165
-  _globals['_JOBTIMEOUTS']._serialized_end=352
-  _globals['_JOBSPEC']._serialized_start=355
-  _globals['_JOBSPEC']._serialized_end=884
-  _globals['_JOBSPEC_LABELSENTRY']._serialized_start=830
-  _globals['_JOBSPEC_LABELSENTRY']._serialized_end=875
-  _globals['_JOBFAILURE']._serialized_start=886
-  _globals['_JOBFAILURE']._serialized_end=964
-  _globals['_JOBATTEMPT']._serialized_start=967
-  _globals['_JOBATTEMPT']._serialized_end=1166
-  _globals['_JOB']._serialized_start=1169
-  _globals['_JOB']._serialized_end=1879
-  _globals['_JOB_LABELSENTRY']._serialized_start=830
-  _globals['_JOB_LABELSENTRY']._serialized_end=875
+  _globals['_JOBTIMEOUTS']._serialized_end=394
+  _globals['_JOBSPEC']._serialized_start=397
+  _globals['_JOBSPEC']._serialized_end=926
+  _globals['_JOBSPEC_LABELSENTRY']._serialized_start=872
+  _globals['_JOBSPEC_LABELSENTRY']._serialized_end=917
+  _globals['_JOBFAILURE']._serialized_start=928
+  _globals['_JOBFAILURE']._serialized_end=1006
+  _globals['_JOBATTEMPT']._serialized_start=1009
+  _globals['_JOBATTEMPT']._serialized_end=1208
+  _globals['_JOB']._serialized_start=1211
+  _globals['_JOB']._serialized_end=1921
+  _globals['_JOB_LABELSENTRY']._serialized_start=872
+  _globals['_JOB_LABELSENTRY']._serialized_end=917
 # @@protoc_insertion_point(module_scope)

@@ -126,6 +126,7 @@ class JobTimeouts(_message.Message):
     QUEUE_FIELD_NUMBER: _builtins.int
     FIRST_TOKEN_FIELD_NUMBER: _builtins.int
     STALL_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def total(self) -> _duration_pb2.Duration:
         """From submission, for a detached job from its first dispatch, to the terminal event. Default 300 s, at most 1800 s."""
@@ -142,6 +143,10 @@ class JobTimeouts(_message.Message):
     def stall(self) -> _duration_pb2.Duration:
         """Between two tokens. Default 60 s."""
 
+    @_builtins.property
+    def start(self) -> _duration_pb2.Duration:
+        """Waiting for a worker that is started for it. Default 300 s."""
+
     def __init__(
         self,
         *,
@@ -149,10 +154,11 @@ class JobTimeouts(_message.Message):
         queue: _duration_pb2.Duration | None = ...,
         first_token: _duration_pb2.Duration | None = ...,
         stall: _duration_pb2.Duration | None = ...,
+        start: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["first_token", b"first_token", "queue", b"queue", "stall", b"stall", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_token", b"first_token", "queue", b"queue", "stall", b"stall", "start", b"start", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_token", b"first_token", "queue", b"queue", "stall", b"stall", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_token", b"first_token", "queue", b"queue", "stall", b"stall", "start", b"start", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -84,6 +84,7 @@ class JobServiceServicer:
         """Streams a job's events after a sequence, those that have been and those that come; ends as `Infer` ends.
 
         NOT_FOUND: JOB_NOT_FOUND; list jobs. FAILED_PRECONDITION: OUTPUT_DROPPED; the output is no longer kept.
+        ABORTED: OUTPUT_CHANGED; the answer had to be generated anew and differs from what was received; watch it from 0.
         A job's own error ends the stream with the status that job ended with.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

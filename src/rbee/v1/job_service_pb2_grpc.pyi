@@ -42,6 +42,7 @@ class JobServiceStub:
     """Streams a job's events after a sequence, those that have been and those that come; ends as `Infer` ends.
 
     NOT_FOUND: JOB_NOT_FOUND; list jobs. FAILED_PRECONDITION: OUTPUT_DROPPED; the output is no longer kept.
+    ABORTED: OUTPUT_CHANGED; the answer had to be generated anew and differs from what was received; watch it from 0.
     A job's own error ends the stream with the status that job ended with.
     """
     Get: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.JobServiceGetRequest, _job_service_pb2.JobServiceGetResponse]
@@ -79,6 +80,7 @@ class JobServiceAsyncStub(JobServiceStub):
     """Streams a job's events after a sequence, those that have been and those that come; ends as `Infer` ends.
 
     NOT_FOUND: JOB_NOT_FOUND; list jobs. FAILED_PRECONDITION: OUTPUT_DROPPED; the output is no longer kept.
+    ABORTED: OUTPUT_CHANGED; the answer had to be generated anew and differs from what was received; watch it from 0.
     A job's own error ends the stream with the status that job ended with.
     """
     Get: _aio.UnaryUnaryMultiCallable[_job_service_pb2.JobServiceGetRequest, _job_service_pb2.JobServiceGetResponse]  # type: ignore[assignment]
@@ -123,6 +125,7 @@ class JobServiceServicer:
         """Streams a job's events after a sequence, those that have been and those that come; ends as `Infer` ends.
 
         NOT_FOUND: JOB_NOT_FOUND; list jobs. FAILED_PRECONDITION: OUTPUT_DROPPED; the output is no longer kept.
+        ABORTED: OUTPUT_CHANGED; the answer had to be generated anew and differs from what was received; watch it from 0.
         A job's own error ends the stream with the status that job ended with.
         """
 
