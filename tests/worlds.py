@@ -55,6 +55,7 @@ class World:
         spec = WorkerSpec(worker_id, model_ref, slots=slots, device_ids=("cpu",), memory_mb=200)
         changes = {"spec": spec, "state": state, "address": "w:1", "slots_total": slots}
         self.cluster.heard_worker(hive_id, worker_id, 0.0, changes)
+        self.cluster.settle(worker_id)
         worker = self.cluster.get_worker(worker_id)
         assert worker is not None
         return worker

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -46,12 +46,12 @@ class Piece:
 class Stream:
     """The calls an answer is made of; `Client` gives them."""
 
-    begin: Callable[[], Call]
-    """Opens the first stream."""
-    resume: Callable[[str, int], Call]
-    """Opens a stream of a job's events after a sequence."""
+    begin: Callable[[Sequence[int]], Call]
+    """Opens the first stream, or begins again after the tokens with these ids."""
+    resume: Callable[[str, int, Sequence[int]], Call]
+    """Opens a stream of a job's events after a sequence; the ids of the tokens up to there are told."""
     cancel: Callable[[str], Awaitable[Any]]
-    """Cancels a job."""
+    """Cancels a job, unless somebody else listens to it."""
     explain: Callable[[grpc.aio.AioRpcError], errors.RbeeError]
     """Names the error of a failed call."""
 
@@ -60,7 +60,8 @@ class Answer:
     """The answer of one job. Iterate it for `Piece`s, or `events()` for everything that happens; once.
 
     Leaving the iteration early cancels the job unless it is detached. A broken connection is mended by re-attaching
-    after the last event seen, for `reattach_s` seconds; only then `Unreachable` is raised.
+    after the last event seen, for `reattach_s` seconds; only then `Unreachable` is raised. `Conflict` OUTPUT_CHANGED is
+    raised when an answer had to be generated anew and came out differently.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class Answer:
         """Sequence of the last event seen."""
         self.done: event_pb2.Done | None = None
         """Usage, timings, seed and finish reason; None until the answer is complete."""
+        self._asked = not job_id
+        self._seen = Seen()
         self._stream = stream
         self._outlives_caller = outlives_caller
         self._reattach_s = reattach_s
@@ -108,7 +111,7 @@ class Answer:
 
     async def events(self) -> AsyncGenerator[event_pb2.JobEvent, None]:
         """Yields everything that happens to the job, in sequence; raises the error the job ended with."""
-        call, waits, reattached, at_rest = self._stream.begin(), pauses(self._reattach_s), False, False
+        call, waits, at_rest, broke_off = self._stream.begin(()), pauses(self._reattach_s), False, False
         try:
             while not at_rest:
                 try:
@@ -123,27 +126,35 @@ class Answer:
                             f"job {self.job_id} ended without a word; see: rbee jobs show {self.job_id}"
                         )
                 except grpc.aio.AioRpcError as error:
-                    if not self.job_id or not _is_broken(error):
+                    if self.job_id and _is_broken(error):
+                        await self._pause(waits, error)
+                        call = self._stream.resume(self.job_id, self.sequence, self._seen.token_ids)
+                        broke_off = True
+                        continue
+                    found = self._stream.explain(error)
+                    if not (broke_off and self._asked and found.reason == "JOB_NOT_FOUND"):
                         at_rest = True
-                        raise self._named(self._stream.explain(error)) from error
-                    await self._pause(waits, error)
-                    call, reattached = self._stream.resume(self.job_id, self.sequence), True
+                        raise self._named(found) from error
+                    # The queen was killed before she had noted the job down.
+                    call, broke_off = self._stream.begin(self._seen.token_ids), False
         finally:
             call.cancel()
-            # The first stream cancels its job by ending; one that was re-attached is only a viewer.
-            if reattached and not at_rest and not self._outlives_caller:
-                with suppress(errors.RbeeError):
+            # To the queen a call that ends may be a connection that broke, and its caller about to come back.
+            if self.job_id and not at_rest and not self._outlives_caller:
+                # UsageError: the client was closed before this was.
+                with suppress(errors.RbeeError, grpc.aio.UsageError):
                     await self._stream.cancel(self.job_id)
 
     def _fresh(self, message: Message) -> Iterator[event_pb2.JobEvent]:
-        if isinstance(message, inference_service_pb2.InferResponse) and message.job_id:
-            self.job_id = message.job_id
+        if isinstance(message, inference_service_pb2.InferResponse) and message.job_id not in ("", self.job_id):
+            self.job_id, self.sequence = message.job_id, 0
         for event in message.events:
             if event.sequence > self.sequence:
                 self.sequence = event.sequence
                 if event.HasField("done"):
                     self.done = event.done
-                yield event
+                if not event.HasField("tokens") or self._seen.take(event.tokens):
+                    yield event
 
     def _named(self, error: errors.RbeeError) -> errors.RbeeError:
         """Returns the error with the job it is about, where that is known."""
@@ -164,6 +175,64 @@ class Answer:
         if self._on_lost is not None:
             self._on_lost(self.job_id)
         await asyncio.sleep(pause)
+
+
+class Seen:
+    """The part of an answer that its caller has."""
+
+    def __init__(self) -> None:
+        self._first: int | None = None
+        self._ids: list[int] = []
+        self._count = 0
+        self._texts: list[str] = []
+        self._again: str | None = None
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """Ids of all its tokens; empty where the engine did not tell them, or the first ones were never seen."""
+        return self._ids if self._first == 0 and len(self._ids) == self._count else ()
+
+    def take(self, tokens: event_pb2.Tokens) -> bool:
+        """Takes in tokens, and leaves of them what is new; tells whether anything is.
+
+        An answer that is generated anew, from its first token, must begin with what was seen of it: raises `Conflict`
+        OUTPUT_CHANGED when it does not.
+        """
+        if self._first is None:
+            self._first = self._count = tokens.first_index
+        if tokens.first_index < self._count and self._again is None:
+            self._again = ""
+        if self._again is not None:
+            return self._take_again(tokens)
+        self._add(tokens)
+        return True
+
+    def _add(self, tokens: event_pb2.Tokens) -> None:
+        self._ids.extend(tokens.token_ids)
+        self._texts.append(tokens.text)
+        self._count = tokens.first_index + tokens.count
+
+    def _take_again(self, tokens: event_pb2.Tokens) -> bool:
+        assert self._again is not None, "the answer has begun anew"
+        seen = "".join(self._texts)
+        self._again += tokens.text
+        known = min(len(seen), len(self._again))
+        if self._first != 0 or self._again[:known] != seen[:known]:
+            raise errors.Conflict(
+                "queen and worker were lost at once, and the answer, generated anew, came out differently; ask again, "
+                "with temperature 0 or a seed if it must come out the same",
+                "OUTPUT_CHANGED",
+            )
+        fresh = tokens.first_index + tokens.count - self._count
+        if fresh <= 0 or len(self._again) <= len(seen):
+            return False
+        tokens.text = self._again[len(seen) :]
+        tokens.first_index, tokens.count = self._count, fresh
+        del tokens.token_ids[: max(0, len(tokens.token_ids) - fresh)]
+        del tokens.logprobs[: max(0, len(tokens.logprobs) - fresh)]
+        self._again = None
+        self._add(tokens)
+        return True
 
 
 def pauses(longest_s: float) -> Iterator[float]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from functools import cached_property
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any, Final, Protocol, Self, TypeVar, Unpack
 
 import grpc
@@ -31,6 +31,9 @@ from rbee.v1 import (
 from wire import channel, errors, status, telemetry
 
 DEFAULT_ADDRESS: Final = "localhost:7833"
+LINGER_S: Final = 0.25
+"""How long the queen lets a job go on whose call broke off: enough to come back over a new connection, and little enough
+for the slot of a caller that was killed. Jobs that must outlive their caller are detached."""
 ANSWER_TIMEOUT_S: Final = 30.0
 """Longest wait for an answer that needs no process to start or stop."""
 
@@ -95,7 +98,10 @@ class Client:
             request_id=request_id or _request_id(), job=job_spec(job), detach=detach
         )
 
-        def begin() -> Call:
+        request.reattach.FromNanoseconds(round(min(self._reattach_s, LINGER_S) * 1e9))
+
+        def begin(received: Sequence[int]) -> Call:
+            request.received_token_ids[:] = received
             return self._inference.Infer(request, metadata=telemetry.inject())
 
         return Answer(self._stream(begin), outlives_caller=detach, reattach_s=self._reattach_s, on_lost=on_lost)
@@ -103,7 +109,7 @@ class Client:
     def watch(self, job_id: str, after_sequence: int = 0, *, on_lost: Callable[[str], None] | None = None) -> Answer:
         """Returns the answer of a job from after a sequence on; 0: all of it. Leaving it early leaves the job alone."""
         return Answer(
-            self._stream(lambda: self._watch(job_id, after_sequence)),
+            self._stream(lambda _: self._watch(job_id, after_sequence, ())),
             job_id=job_id,
             after_sequence=after_sequence,
             outlives_caller=True,
@@ -140,7 +146,12 @@ class Client:
 
     async def cancel(self, job_id: str) -> job_pb2.Job:
         """Cancels a job and returns it; a job at rest stays as it is."""
-        request = job_service_pb2.JobServiceCancelRequest(job_id=job_id, request_id=_request_id())
+        return await self._cancel(job_id)
+
+    async def _cancel(self, job_id: str, *, unless_heard: bool = False) -> job_pb2.Job:
+        request = job_service_pb2.JobServiceCancelRequest(
+            job_id=job_id, request_id=_request_id(), unless_heard=unless_heard
+        )
         return (await self._ask(self._jobs.Cancel, request, CANCEL_TIMEOUT_S)).job
 
     # --- hives ---
@@ -267,11 +278,13 @@ class Client:
     def _models(self) -> model_service_pb2_grpc.ModelServiceAsyncStub:
         return model_service_pb2_grpc.ModelServiceStub(self._channel)
 
-    def _stream(self, begin: Callable[[], Call]) -> Stream:
-        return Stream(begin, self._watch, self.cancel, self._explain)
+    def _stream(self, begin: Callable[[Sequence[int]], Call]) -> Stream:
+        return Stream(begin, self._watch, partial(self._cancel, unless_heard=True), self._explain)
 
-    def _watch(self, job_id: str, after_sequence: int) -> Call:
-        request = job_service_pb2.JobServiceWatchRequest(job_id=job_id, after_sequence=after_sequence)
+    def _watch(self, job_id: str, after_sequence: int, received: Sequence[int]) -> Call:
+        request = job_service_pb2.JobServiceWatchRequest(
+            job_id=job_id, after_sequence=after_sequence, received_token_ids=received
+        )
         return self._jobs.Watch(request, metadata=telemetry.inject())
 
     async def _ask(

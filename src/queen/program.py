@@ -6,16 +6,20 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Final
 
 from queen.config import Settings
-from queen.core.model import Failure, JobState, Worker
+from queen.core.model import HiveState, Worker
+from queen.dispatch.callers import Callers
 from queen.dispatch.dispatcher import JobDispatcher
+from queen.dispatch.reconcile import Reconciler
+from queen.dispatch.recovery import Recovery
 from queen.links.hives import HiveLinks
-from queen.links.workers import WorkerLinks
+from queen.links.workers import CANCEL_TIMEOUT_S, WorkerLinks
 from queen.provision.hives import LocalHives
 from queen.provision.workers import WorkerStarts
-from queen.registry.cluster import Cluster
+from queen.registry.cluster import DEGRADED_AFTER_S, OFFLINE_AFTER_S, Cluster
 from queen.registry.jobs import JobTable
 from queen.scheduler.cycle import SchedulingCycle
 from queen.scheduler.simple import SimpleScheduler
@@ -36,6 +40,10 @@ log = logging.getLogger(__name__)
 
 DRAIN_S = 30.0
 """How long streams may finish when the queen is told to stop (architecture.md section 2)."""
+
+
+STOPPED_S: Final = 1.0
+"""A timer that fires this late means that the queen did not run in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +124,17 @@ class _Queen:
             abandon=self._abandon,
             group=group,
         )
+        self._recovery = Recovery(jobs=self.jobs, dispatcher=self._dispatcher, clock=clock, wake=self._woken.set)
+        self._callers = Callers(self._dispatcher.cancel, self._recovery.caller_is_back)
+        self._reconciler = Reconciler(
+            jobs=self.jobs,
+            cluster=self.cluster,
+            dispatcher=self._dispatcher,
+            recovery=self._recovery,
+            links=self._worker_links,
+            clock=clock,
+            group=group,
+        )
         self._starts = WorkerStarts(
             jobs=self.jobs,
             cluster=self.cluster,
@@ -157,25 +176,14 @@ class _Queen:
     async def build(cls, settings: Settings, sources: Sources, store: SqlStore, group: asyncio.TaskGroup) -> _Queen:
         """Returns a queen that knows what she knew before."""
         queen = cls(settings, sources, store, group, await store.last_order())
-        for hive in await store.list_hives():
+        hives = await store.list_hives()
+        for hive in hives:
             queen.cluster.register_hive(hive)
-        await queen._restore_jobs()
+        for job, spec in await store.load_unfinished():
+            kept = await store.get_output(job.id) if job.first_token_time is not None else None
+            queen._recovery.restore(restored(job, spec), kept or [])
+        queen._recovery.begin({hive.id for hive in hives if hive.last_report_time}, queen._callers)
         return queen
-
-    async def _restore_jobs(self) -> None:
-        """Puts detached jobs back in the queue; the others' callers are gone, so these end."""
-        now = self._clock.now()
-        for job, spec in await self._store.load_unfinished():
-            failure = Failure("QUEEN_RESTARTED", "the queen was restarted while this ran; ask again", 14, True)
-            attempts = tuple(replace(one, end_time=one.end_time or now) for one in job.attempts)
-            if job.detached and spec:
-                live = restored(replace(job, state=JobState.QUEUED, attempts=attempts), spec)
-                self.jobs.restore(live)
-                self._dispatcher.set_queue_limit(live)
-            else:
-                ended = replace(job, state=JobState.FAILED, end_time=now, attempts=attempts, failure=failure)
-                self._store.save_job(ended)
-                self._store.drop_request(job.id)
 
     async def serve(self, address: str) -> None:
         """Serves everything and says so."""
@@ -192,11 +200,16 @@ class _Queen:
             name=self._settings.hive_name,
             group=self._group,
         )
-        serve("InferenceService", InferenceService(self._intake, self._dispatcher), {"Infer"})
+        serve("InferenceService", InferenceService(self._intake, self._callers), {"Infer"})
         serve(
             "JobService",
             JobService(
-                jobs=self.jobs, intake=self._intake, dispatcher=self._dispatcher, store=self._store, clock=clock
+                jobs=self.jobs,
+                intake=self._intake,
+                dispatcher=self._dispatcher,
+                callers=self._callers,
+                store=self._store,
+                clock=clock,
             ),
             {"Watch"},
         )
@@ -209,7 +222,11 @@ class _Queen:
         serve(
             "TelemetryService",
             TelemetryService(
-                cluster=self.cluster, store=self._store, clock=clock, instance_id=self._sources.instance_id
+                cluster=self.cluster,
+                store=self._store,
+                clock=clock,
+                instance_id=self._sources.instance_id,
+                heard=self._reconciler.heard,
             ),
         )
         catalogue.add_unserved(self._server)
@@ -218,16 +235,24 @@ class _Queen:
 
     async def watch_silence(self) -> None:
         """Degrades hives that stay silent, when their time comes."""
+        awake = 0.0
         while True:
             self._heard.clear()
             due = self.cluster.next_silence()
-            delay = None if due is None else max(0.0, due - self._clock.now())
+            delay = None if due is None else max(0.0, max(due, awake + DEGRADED_AFTER_S) - self._clock.now())
+            expected = self._clock.monotonic() + (delay or 0.0)
             try:
                 async with asyncio.timeout(delay):
                     await self._heard.wait()
             except TimeoutError:
+                if self._clock.monotonic() > expected + STOPPED_S:
+                    # The queen herself was stopped: what the hives sent meanwhile has yet to be read.
+                    awake = self._clock.now()
+                    continue
                 for hive in self.cluster.expire(self._clock.now()):
                     log.warning("hive %s is %s: silent since its last report", hive.id, hive.state)
+                    if hive.state is HiveState.OFFLINE:
+                        self._dispatcher.hive_lost(hive.id, OFFLINE_AFTER_S / 2)
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """Stops admitting, lets streams finish, stops her hives, ends all calls."""
@@ -235,12 +260,15 @@ class _Queen:
         self._intake.close()
         await self._server.refuse_new()
         await self._drain(hurry)
+        running = [live.task for live in self.jobs.alive() if live.task is not None]
         for live in self.jobs.alive():
             if not live.job.detached:
                 stopped = errors.Unreachable("the queen is stopping; ask again", "QUEEN_STOPPING", retry_after_s=5.0)
                 self._dispatcher.fail(live, stopped)
-            elif live.task is not None:
-                live.task.cancel()  # it is on disk as running, and goes back to the queue at the next start
+            else:
+                self._dispatcher.put_back(live)
+        if running:
+            await asyncio.wait(running, timeout=CANCEL_TIMEOUT_S)
         if self._hives is not None:
             await self._hives.stop_all()
         await self._server.stop(1.0)

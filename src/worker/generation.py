@@ -15,6 +15,8 @@ from worker.engines.port import Ending, Piece, Request
 
 _ALWAYS_SENT: Final = 2**63
 """Where the last event stands among the tokens: after all of them."""
+_EVENT_BYTES: Final = 120
+"""What Python needs for an event beside its message: a tuple, an integer and the header of the bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,8 @@ class Generation:
 
     def __init__(self, ticket: Ticket, request: Request, clock: Clock) -> None:
         self.ticket = ticket
-        self.request = request
-        self.completion_tokens = len(request.generated_token_ids)
+        self.completion_tokens = self._made_before = len(request.generated_token_ids)
+        self._seed = request.seed
         self.result: convert.Result | None = None
         self.failure: errors.RbeeError | None = None
         self.end_s = 0.0  # when it ended, on the clock's `monotonic`
@@ -62,12 +64,12 @@ class Generation:
     def finish(self, ending: Ending) -> None:
         """Takes the engine's ending: the answer is whole."""
         self._coalescer.flush()
-        made = self.completion_tokens - len(self.request.generated_token_ids)
+        made = self.completion_tokens - self._made_before
         span = self._last_s - self._first_s
         self.result = convert.Result(
             ending=ending,
             completion_tokens=self.completion_tokens,
-            seed=self.request.seed,
+            seed=self._seed,
             first_token_s=self._first_s - self._accepted_s,
             generation_s=span,
             # The first token is where the span begins, so it is not part of the rate.
@@ -112,7 +114,7 @@ class Generation:
 
     def _append(self, message: bytes, tokens: int) -> None:
         self._events.append((tokens, message))
-        self.kept_bytes += len(message)
+        self.kept_bytes += len(message) + _EVENT_BYTES
         self._tell()
 
     def _next_sequence(self) -> int:

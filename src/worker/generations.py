@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 KEEP_S: Final = 120.0
 """How long an ended generation waits for Resume: longer than a queen takes to restart, or a hive to reconnect."""
 KEEP_BYTES: Final = 64 * 2**20
-"""Most bytes of ended generations; beyond it the oldest go first."""
+"""Most bytes of ended generations; beyond it the oldest go first. Their prompts are not kept."""
 _RETRY_S: Final = 1.0
 
 
@@ -31,6 +32,10 @@ class Generations:
         self._clock = clock
         self._running: dict[Generation, asyncio.Task[None]] = {}
         self._kept: dict[Generation, None] = {}  # in the order they ended
+        self._kept_bytes = 0
+        self._by_job: defaultdict[str, dict[int, Generation]] = defaultdict(
+            dict
+        )  # job -> attempt -> what runs or is kept
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
@@ -47,16 +52,18 @@ class Generations:
 
     def of_job(self, job_id: str) -> list[Generation]:
         """Returns a job's generations, the latest attempt last. Raises `NotFound` when there is none."""
-        found = [generation for generation in self.all() if generation.ticket.job_id == job_id]
+        self._forget_old()
+        found = self._by_job.get(job_id)
         if not found:
             raise errors.NotFound(f"this worker has no generation of job {job_id}", "GENERATION_NOT_FOUND")
-        return sorted(found, key=lambda generation: generation.ticket.attempt)
+        return [found[attempt] for attempt in sorted(found)]
 
     def start(self, ticket: Ticket, request: Request, when_ended: Callable[[Generation], None]) -> Generation:
         """Starts a generation on a free slot. Raises WORKER_DRAINING, GENERATION_EXISTS or NO_FREE_SLOT."""
         if self.draining:
             raise errors.Unreachable("this worker is draining and takes no new work", "WORKER_DRAINING")
-        if any((g.ticket.job_id, g.ticket.attempt) == (ticket.job_id, ticket.attempt) for g in self.all()):
+        self._forget_old()
+        if ticket.attempt in self._by_job.get(ticket.job_id, ()):
             raise errors.AlreadyExists(
                 f"attempt {ticket.attempt} of job {ticket.job_id} runs here already, or is kept: use Resume",
                 "GENERATION_EXISTS",
@@ -66,8 +73,9 @@ class Generations:
                 f"all {self._engine.slots} slots of this worker are taken", "NO_FREE_SLOT", retry_after_s=_RETRY_S
             )
         generation = Generation(ticket, request, self._clock)
-        task = self._tasks.create_task(self._run(generation))
+        task = self._tasks.create_task(self._run(generation, request))
         self._running[generation] = task
+        self._by_job[ticket.job_id][ticket.attempt] = generation
         self._idle.clear()
         task.add_done_callback(lambda _: self._settle(generation, when_ended))
         return generation
@@ -84,9 +92,9 @@ class Generations:
         """Returns when no generation runs."""
         await self._idle.wait()
 
-    async def _run(self, generation: Generation) -> None:
+    async def _run(self, generation: Generation, request: Request) -> None:
         try:
-            outcome: Ending | errors.RbeeError = await self._feed(generation)
+            outcome: Ending | errors.RbeeError = await self._feed(generation, request)
         except errors.RbeeError as error:
             outcome = error
         except Exception:
@@ -94,8 +102,7 @@ class Generations:
             outcome = errors.Internal(f"{self._engine.name} failed; see the worker's log", "ENGINE_FAILED")
         self._conclude(generation, outcome)
 
-    async def _feed(self, generation: Generation) -> Ending:
-        request = generation.request
+    async def _feed(self, generation: Generation, request: Request) -> Ending:
         ending = Ending("length", 0)
         if request.max_tokens is None or request.max_tokens > len(request.generated_token_ids):
             async with contextlib.aclosing(self._engine.generate(request)) as items:
@@ -122,15 +129,25 @@ class Generations:
             generation.fail(outcome)
         if generation.ticket.keep:
             self._kept[generation] = None
+            self._kept_bytes += generation.kept_bytes
             self._forget_old()
+        else:
+            self._forget(generation)
         if not self._running:
             self._idle.set()
 
     def _forget_old(self) -> None:
         oldest = self._clock.monotonic() - KEEP_S
-        size = sum(generation.kept_bytes for generation in self._kept)
-        for generation in list(self._kept):
-            if generation.end_s > oldest and size <= KEEP_BYTES:
+        while self._kept:
+            generation = next(iter(self._kept))
+            if generation.end_s > oldest and self._kept_bytes <= KEEP_BYTES:
                 return
             del self._kept[generation]
-            size -= generation.kept_bytes
+            self._kept_bytes -= generation.kept_bytes
+            self._forget(generation)
+
+    def _forget(self, generation: Generation) -> None:
+        attempts = self._by_job[generation.ticket.job_id]
+        del attempts[generation.ticket.attempt]
+        if not attempts:
+            del self._by_job[generation.ticket.job_id]

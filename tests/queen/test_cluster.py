@@ -1,7 +1,8 @@
 import asyncio
 
+from queen.core import feasibility
 from queen.core.model import HiveState, WorkerExit, WorkerSpec, WorkerState
-from worlds import MODEL, World, model_file
+from worlds import MODEL, World, job, model_file
 
 
 def test_a_silent_hive_is_degraded_after_3_s_and_offline_after_10():
@@ -78,14 +79,28 @@ def test_a_report_taken_before_ready_or_drain_does_not_turn_the_clock_back():
     assert world.cluster.get_worker("w1").state is WorkerState.DRAINING
 
 
-def test_a_worker_whose_stream_broke_gets_no_jobs_until_its_hive_reports():
+def test_a_worker_whose_stream_broke_gets_no_jobs_until_it_has_told_what_it_runs():
     world = World()
     world.add_hive()
-    world.add_worker()
-    world.cluster.lost_worker("w1")
-    assert world.cluster.get_worker("w1").unreachable
+    worker = world.add_worker()
+    world.cluster.doubt("w1")
+    (doubtful,) = world.cluster.list_doubtful_workers("mill")
+    assert feasibility.worker_reject_reason(job(), doubtful, 1) == "has to tell what it runs first"
     world.cluster.heard("mill", 2.0, {})
-    assert not world.cluster.get_worker("w1").unreachable
+    assert world.cluster.get_worker("w1").doubtful
+    world.cluster.settle("w1")
+    assert world.cluster.get_worker("w1") == worker
+    assert world.cluster.list_doubtful_workers("mill") == []
+
+
+def test_a_worker_nobody_here_has_started_has_to_tell_what_it_runs():
+    world = World()
+    world.add_hive()
+    spec = WorkerSpec("old", MODEL)
+    world.cluster.heard_worker("mill", "old", 1.0, {"spec": spec, "state": WorkerState.READY, "slots_total": 1})
+    world.cluster.expect_worker("mill", WorkerSpec("new", MODEL))
+    world.cluster.heard_worker("mill", "new", 1.0, {"state": WorkerState.READY, "slots_total": 1})
+    assert [worker.id for worker in world.cluster.list_doubtful_workers("mill")] == ["old"]
 
 
 def test_a_full_report_does_not_drop_a_worker_that_is_being_started():

@@ -156,12 +156,12 @@ async def test_cancelling_ends_a_queued_and_a_running_job(queen):
 async def test_a_worker_killed_mid_answer_is_made_good_without_a_gap_or_repeat(queen):
     async with rbee.connect(queen.address) as client:
         whole = await ask(client)
+        (worker,) = [one async for one in client.workers() if one.model == "rbee-tiny"]
         answer = client.infer(**QUESTION)
         text = ""
         async for piece in answer:
             text += str(piece)
             if piece.first_index == 0:
-                (worker,) = [one async for one in client.workers() if one.model == "rbee-tiny"]
                 psutil.Process(worker.pid).send_signal(signal.SIGKILL)
         assert text == whole
         job = await client.get_job(answer.job_id)

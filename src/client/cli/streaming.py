@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
 from client.render.answer import AnswerView, JsonView, QuietView, TextView
@@ -25,8 +25,9 @@ def view(*, as_json: bool, quiet: bool) -> AnswerView:
 async def show(queen: Client, answer: Answer, screen: AnswerView, *, cancel: bool) -> None:
     """Shows an answer; Ctrl+C ends it, and with `cancel` its job. Raises the error the job ended with."""
     try:
-        async for event in answer.events():
-            screen.event(event, answer.job_id)
+        async with aclosing(answer.events()) as events:
+            async for event in events:
+                screen.event(event, answer.job_id)
         await _summarise(queen, answer, screen)
     except asyncio.CancelledError:
         await _leave(queen, answer, screen, cancel=cancel)

@@ -47,7 +47,16 @@ class StreamReadError(errors.Unreachable):
 
 
 RETRIABLE: Final = frozenset(
-    {"WORKER_LOST", "NO_FREE_SLOT", "WORKER_DRAINING", "ENGINE_FAILED", "PARSE_ERROR", "WORKER_STALLED"}
+    {
+        "WORKER_LOST",
+        "NO_FREE_SLOT",
+        "GENERATION_EXISTS",
+        "WORKER_DRAINING",
+        "ENGINE_FAILED",
+        "PARSE_ERROR",
+        "WORKER_STALLED",
+        "QUEEN_STOPPED",
+    }
 )
 """Reasons after which another worker, or the same one later, may do better."""
 

@@ -35,8 +35,8 @@ def worker_reject_reason(job: Job, worker: Worker, slots_available: int) -> str:
         return "still loads the model"
     if worker.state not in (WorkerState.READY, WorkerState.BUSY):
         return f"is {worker.state}"
-    if worker.unreachable:
-        return "was lost and its hive has not reported since"
+    if worker.doubtful:
+        return "has to tell what it runs first"
     if slots_available <= 0:
         return f"all {worker.slots_total} slots are taken"
     return ""

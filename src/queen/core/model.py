@@ -205,7 +205,7 @@ class WorkerExit:
 class Worker:
     """A worker as its hive reports it. The queen's own knowledge of it (slots taken, pins) is kept beside it.
 
-    `unreachable`: the queen has lost a stream to it since its hive last reported.
+    `doubtful`: the queen is not sure what it runs: it is new to her, or a stream to it broke off.
     """
 
     id: str
@@ -225,7 +225,7 @@ class Worker:
     start_time: float = 0.0
     sample_time: float = 0.0
     exit: WorkerExit | None = None
-    unreachable: bool = False
+    doubtful: bool = False
 
     @property
     def model_ref(self) -> str:

@@ -9,7 +9,14 @@ from typing import Final
 
 from opentelemetry import context as otel_context
 
-from queen.core.faults import MAX_ATTEMPTS, RETRIABLE, NoWorkersAvailable
+from queen.core.faults import (
+    MAX_ATTEMPTS,
+    RETRIABLE,
+    NoWorkersAvailable,
+    StreamConnectionFailed,
+    StreamReadError,
+    WorkerCommunicationFailed,
+)
 from queen.core.model import Failure, Job, JobState, Proposal, Worker
 from queen.dispatch.stall import StallWatch
 from queen.links import events
@@ -24,6 +31,9 @@ log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S: Final = 1.0
 BACKOFF_MOST_S: Final = 60.0
+
+_DOUBTS: Final = {"WORKER_LOST", "WORKER_DRAINING", "WORKER_STALLED", "NO_FREE_SLOT", "GENERATION_EXISTS"}
+"""Failures after which it is not known what a worker runs; it gets no jobs until it has told."""
 
 
 class JobDispatcher:
@@ -56,10 +66,19 @@ class JobDispatcher:
         """Starts running a job whose slot is reserved; returns at once."""
         live = self._jobs.get(job_id)
         assert live is not None, "only jobs in the table are dispatched"
+        self._start(live, worker, adopted=False)
+
+    def adopt(self, live: LiveJob, worker: Worker) -> None:
+        """Goes on with a job that its worker has gone on with while no queen listened; returns at once."""
+        self._start(live, worker, adopted=True)
+
+    def _start(self, live: LiveJob, worker: Worker, *, adopted: bool) -> None:
         token = otel_context.attach(live.context)
         self.set_deadline(live)
-        work = supervised(self._run(live, worker), f"job {job_id}", lambda error: self.fail(live, error))
-        live.task = self._group.create_task(work, name=f"dispatch {job_id}")
+        work = supervised(
+            self._run(live, worker, adopted=adopted), f"job {live.job.id}", lambda error: self.fail(live, error)
+        )
+        live.task = self._group.create_task(work, name=f"dispatch {live.job.id}")
         otel_context.detach(token)
 
     def set_deadline(self, live: LiveJob) -> None:
@@ -100,6 +119,26 @@ class JobDispatcher:
             live.task.cancel()
         return job
 
+    def put_back(self, live: LiveJob) -> None:
+        """Puts a job that runs back into the queue, on disk, for the next queen; she goes on after what it has."""
+        if live.give_up is not None:
+            live.give_up(errors.Unreachable("the queen was stopped while it ran", "QUEEN_STOPPED"), 0.0)
+
+    async def kept_events(self, job: Job, after_sequence: int) -> list[bytes]:
+        """Returns the events after a sequence that the last worker of a job at rest still keeps, if any."""
+        worker = self._cluster.get_worker(job.attempt.worker_id) if job.attempts else None
+        if worker is None:
+            return []
+        generation, frames = self._links.resume(worker.address, job.id, 0), []
+        try:
+            while frame := await generation.read():
+                frames.append(frame)
+        except errors.RbeeError:
+            return []
+        finally:
+            generation.cancel()
+        return [frame for frame in frames if events.sequence_of(frame) > after_sequence]
+
     def fail(self, live: LiveJob, error: errors.RbeeError) -> None:
         """Ends a job with an error; one at rest stays as it is."""
         if live.job.resting:
@@ -115,44 +154,78 @@ class JobDispatcher:
             live, NoWorkersAvailable(proposal.reason, "INSUFFICIENT_MEMORY", retry_after_s=proposal.retry_after_s)
         )
 
-    async def _run(self, live: LiveJob, worker: Worker) -> None:
+    def hive_lost(self, hive_id: str, silent_s: float) -> None:
+        """Leaves the workers of a hive that is offline, but for those that were heard of within `silent_s` seconds."""
+        for live in self._jobs.alive():
+            if live.give_up is not None and live.job.attempt.hive_id == hive_id:
+                message = f"worker {live.job.attempt.worker_id} was lost: its hive {hive_id} is offline"
+                live.give_up(WorkerCommunicationFailed(message), silent_s)
+
+    async def _run(self, live: LiveJob, worker: Worker, *, adopted: bool) -> None:
+        watch = StallWatch(live.limits, worker.id)
+        live.give_up = watch.give_up
+        number = live.job.attempt.number
+        failure: errors.RbeeError | None = None
+        interrupted = False
+        try:
+            self._complete(live, worker, await self._relay(live, worker, watch, adopted=adopted))
+        except errors.RbeeError as error:
+            failure = error
+        except asyncio.CancelledError:
+            if not live.job.resting and watch.error is None:
+                raise  # the queen ends, not the job
+            failure, interrupted = watch.error, True
+        finally:
+            watch.close()
+            live.task = live.give_up = None
+        if failure is not None:
+            self._attempt_failed(live, worker, failure)
+        if interrupted:
+            await self._end_on_worker(live, worker)
+        if live.job.attempt.number == number or live.job.attempt.worker_id != worker.id:
+            self._cluster.release(worker.id, live.job.id, self._clock.now())
+
+    async def _relay(self, live: LiveJob, worker: Worker, watch: StallWatch, *, adopted: bool) -> bytes:
+        """Moves messages from worker to feed; returns the last. A stream that breaks off is attached to again.
+
+        Raises the worker's error, or that it was lost when it cannot be attached to or brings nothing new.
+        """
+        generation = self._resumed(live, worker) if adopted else self._begun(live, worker)
+        lost: errors.RbeeError | None = None
+        while True:
+            place = live.feed.last_sequence
+            try:
+                return await self._move(live, generation, watch, adopted=adopted)
+            except (StreamConnectionFailed, StreamReadError, errors.NotFound) as error:
+                if live.feed.last_sequence == place and (lost is not None or adopted):
+                    raise lost or WorkerCommunicationFailed(f"{worker.id} does not have it any more") from error
+                lost, adopted = error, False
+            finally:
+                generation.cancel()
+            generation = self._resumed(live, worker)
+
+    def _begun(self, live: LiveJob, worker: Worker) -> Generation:
         live.feed.append(self._started_frame(live))
-        generation = self._links.generate(
+        first = live.job.attempt.number == 1 and not live.taken_over
+        return self._links.generate(
             worker.address,
             live.spec,
             job_id=live.job.id,
             attempt=live.job.attempt.number,
             first_sequence=live.feed.last_sequence + 1,
-            generated=(events.generated_token_ids(live.feed.frames) or []) if live.job.attempt.number > 1 else [],
+            generated=[*(live.prefix or ())] if first else self._generated(live) or [],
         )
-        ended_by_worker = False
-        watch = StallWatch(live.limits, worker.id)
-        try:
-            last = await self._relay(live, generation, watch)
-            ended_by_worker = True
-            self._complete(live, worker, last)
-        except errors.RbeeError as error:
-            # A lost worker ends its generations by itself: nobody is there who could be asked.
-            ended_by_worker = True
-            if error.reason == "WORKER_LOST":
-                self._cluster.lost_worker(worker.id)
-            self._attempt_failed(live, error)
-        except asyncio.CancelledError:
-            if not live.job.resting and watch.error is None:
-                raise  # the queen ends, not the job
-        finally:
-            watch.close()
-            generation.cancel()
-            live.task = None
-        await self._free_slot(live, worker, ended_by_worker)
-        if watch.error is not None:
-            # Only now: were it given to a worker again before its end here is sure, it could run twice.
-            self._attempt_failed(live, watch.error)
 
-    async def _relay(self, live: LiveJob, generation: Generation, watch: StallWatch) -> bytes:
+    def _resumed(self, live: LiveJob, worker: Worker) -> Generation:
+        made = events.token_count(live.feed.frames) + len(live.prefix or ())
+        return self._links.resume(worker.address, live.job.id, made)
+
+    async def _move(self, live: LiveJob, generation: Generation, watch: StallWatch, *, adopted: bool) -> bytes:
         """Moves messages from worker to feed, unread; returns the last."""
         feed, read = live.feed, generation.read
         last = frame = await read()
+        if adopted and frame:
+            _number_as_its_worker(live, frame)
         while frame:
             watch.heard()
             feed.append(frame)
@@ -161,6 +234,11 @@ class JobDispatcher:
             last = frame
             frame = await read()
         return last
+
+    def _generated(self, live: LiveJob) -> list[int] | None:
+        """Returns the ids of the tokens made so far; None when an engine did not tell them all."""
+        ids = events.generated_token_ids(live.feed.frames)
+        return None if ids is None or live.prefix is None else [*live.prefix, *ids]
 
     def _complete(self, live: LiveJob, worker: Worker, last: bytes) -> None:
         ending = events.read_ending(last)
@@ -173,11 +251,13 @@ class JobDispatcher:
             seed=ending.seed,
         )
 
-    def _attempt_failed(self, live: LiveJob, error: errors.RbeeError) -> None:
+    def _attempt_failed(self, live: LiveJob, worker: Worker, error: errors.RbeeError) -> None:
         job = live.job
+        if error.reason in _DOUBTS:
+            self._cluster.doubt(worker.id)
         if job.resting:
             return
-        if error.reason not in RETRIABLE or len(job.attempts) >= MAX_ATTEMPTS or not self._can_go_on(live):
+        if error.reason not in RETRIABLE or not self.may_try_again(live):
             self.fail(live, error)
             return
         delay = 0.0
@@ -186,19 +266,23 @@ class JobDispatcher:
         log.warning("attempt %d failed, again in %.1f s: %s", len(job.attempts), delay, error, extra={"job_id": job.id})
         self._jobs.retried(live, _failure(error), self._clock.now(), delay)
 
-    def _can_go_on(self, live: LiveJob) -> bool:
-        """Whether another attempt can continue where this one broke off."""
-        generated = events.generated_token_ids(live.feed.frames)
+    def may_try_again(self, live: LiveJob) -> bool:
+        """Whether a job has attempts left and another can continue where the last one broke off."""
+        if (
+            sum(one.failure is None or one.failure.reason != "QUEEN_STOPPED" for one in live.job.attempts)
+            >= MAX_ATTEMPTS
+        ):
+            return False
+        generated = self._generated(live)
         return generated == [] or (generated is not None and not live.job.no_failover)
 
-    async def _free_slot(self, live: LiveJob, worker: Worker, ended_by_worker: bool) -> None:
-        if not ended_by_worker:
-            try:
-                await self._links.cancel(worker.address, live.job.id)
-            except errors.RbeeError as error:
-                log.error("%s did not confirm the end of a job: %s", worker.id, error, extra={"job_id": live.job.id})
-                self._abandon(worker)
-        self._cluster.release(worker.id, live.job.id, self._clock.now())
+    async def _end_on_worker(self, live: LiveJob, worker: Worker) -> None:
+        """Ends a job's generation; a worker that does not confirm it is taken out of service."""
+        try:
+            await self._links.cancel(worker.address, live.job.id)
+        except errors.RbeeError as error:
+            log.error("%s did not confirm the end of a job: %s", worker.id, error, extra={"job_id": live.job.id})
+            self._abandon(worker)
 
     def _started_frame(self, live: LiveJob) -> bytes:
         attempt = live.job.attempt
@@ -210,6 +294,16 @@ class JobDispatcher:
             attempt=attempt.number,
             queue_wait_s=attempt.dispatch_time - live.job.submit_time,
         )
+
+
+def _number_as_its_worker(live: LiveJob, frame: bytes) -> None:
+    """Gives the events of a job that was taken over the sequences its worker gave them, from this frame on."""
+    index = events.first_token_index(frame)
+    if index is not None and index > events.token_count(live.feed.frames):
+        # The tokens before came from another worker, and went with the earlier queen; his caller has them.
+        live.prefix = live.received[:index] if len(live.received) >= index else None
+        live.feed.forget()
+    live.feed.leap(events.sequence_of(frame))
 
 
 def _why_it_waits(live: LiveJob) -> str:

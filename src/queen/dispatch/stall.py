@@ -15,7 +15,7 @@ class StallWatch:
     """
 
     def __init__(self, limits: StageLimits, worker_id: str) -> None:
-        self.error: errors.TimedOut | None = None
+        self.error: errors.RbeeError | None = None
         self._limits = limits
         self._worker_id = worker_id
         self._loop = asyncio.get_running_loop()
@@ -31,6 +31,13 @@ class StallWatch:
         if not self._any:
             self._any = True
             self._arm(self._limits.stall_s)
+
+    def give_up(self, error: errors.RbeeError, silent_s: float = 0.0) -> None:
+        """Cancels the task with an error, unless it has one or has heard something within `silent_s` seconds."""
+        if self.error is None and self._loop.time() - self._heard >= silent_s:
+            self.error = error
+            assert self._task is not None, "it is made in a task"
+            self._task.cancel()
 
     def close(self) -> None:
         """Ends the watch."""
@@ -49,18 +56,17 @@ class StallWatch:
         silent_s = self._loop.time() - self._heard
         if silent_s < limit_s:
             self._arm(limit_s - silent_s)
-            return
-        if self._any:
-            self.error = errors.TimedOut(
+        elif self._any:
+            error = errors.TimedOut(
                 f"worker {self._worker_id} sent nothing for {silent_s:.1f} s in the middle of an answer; the limit "
                 f"between two tokens is {limit_s:g} s, raise it with --stall-timeout",
                 "WORKER_STALLED",
             )
+            self.give_up(error)
         else:
-            self.error = errors.TimedOut(
+            error = errors.TimedOut(
                 f"worker {self._worker_id} sent no first token for {silent_s:.1f} s; the limit is {limit_s:g} s, "
                 "raise it with --first-token-timeout",
                 "FIRST_TOKEN_TIMED_OUT",
             )
-        assert self._task is not None, "it is made in a task"
-        self._task.cancel()
+            self.give_up(error)

@@ -81,6 +81,22 @@ def generated_token_ids(frames: Iterable[bytes]) -> list[int] | None:
     return ids if len(ids) == count else None
 
 
+def sequence_of(frame: bytes) -> int:
+    """Returns the sequence of a frame's event."""
+    return _only_event(frame).sequence
+
+
+def token_count(frames: Iterable[bytes]) -> int:
+    """Returns how many tokens frames carry."""
+    return sum(_only_event(frame).tokens.count for frame in frames)
+
+
+def first_token_index(frame: bytes) -> int | None:
+    """Returns the place in the answer of the first token of a frame; None for a frame without tokens."""
+    event = _only_event(frame)
+    return event.tokens.first_index if event.HasField("tokens") else None
+
+
 def _only_event(frame: bytes) -> event_pb2.JobEvent:
     try:
         (event,) = InferResponse.FromString(frame).events

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Final
 
 import grpc
 
 from queen.core.faults import StreamConnectionFailed, StreamReadError, WorkerCommunicationFailed, WorkerError
-from rbee.v1 import engine_service_pb2, engine_service_pb2_grpc
+from rbee.v1 import engine_service_pb2, engine_service_pb2_grpc, worker_pb2
 from wire import channel, errors, status, telemetry
 
+GENERATE: Final = "/rbee.v1.EngineService/Generate"
+RESUME: Final = "/rbee.v1.EngineService/Resume"
+
+STATUS_TIMEOUT_S: Final = 2.0
 CANCEL_TIMEOUT_S: Final = 5.0
 """A worker that does not confirm a cancellation within this is taken for stuck (architecture.md section 2)."""
 
 _JOB_FIELD_TAG: Final = bytes([engine_service_pb2.GenerateRequest.JOB_FIELD_NUMBER << 3 | 2])
 
 
+@dataclass(frozen=True, slots=True)
+class KnownGeneration:
+    """What a worker says of one generation it runs, or has run and keeps."""
+
+    job_id: str
+    attempt: int
+    ended: bool
+
+
 class Generation:
-    """One running Generate call. `read` answers raw messages; each is one event."""
+    """One running Generate or Resume call. `read` answers raw messages; each is one event."""
 
     def __init__(self, call: grpc.aio.UnaryStreamCall[bytes, bytes]) -> None:
         self._call = call
@@ -36,7 +50,7 @@ class Generation:
         return message
 
     def cancel(self) -> None:
-        """Ends the call; the worker ends the generation."""
+        """Ends the call; the generation goes on, and its output is kept."""
         self._call.cancel()
 
     def _failure(self, error: grpc.aio.AioRpcError) -> errors.RbeeError:
@@ -61,13 +75,28 @@ class WorkerLinks:
     ) -> Generation:
         """Starts a generation; `spec` is the serialised JobSpec, `generated` the ids of tokens sent before."""
         head = engine_service_pb2.GenerateRequest(
-            job_id=job_id, attempt=attempt, first_sequence=first_sequence, generated_token_ids=generated
+            job_id=job_id, attempt=attempt, first_sequence=first_sequence, generated_token_ids=generated, keep=True
         ).SerializeToString()
-        request = b"".join((head, _JOB_FIELD_TAG, _varint(len(spec)), spec))
-        call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel(address).unary_stream(
-            "/rbee.v1.EngineService/Generate"
-        )
+        return self._stream(address, GENERATE, b"".join((head, _JOB_FIELD_TAG, _varint(len(spec)), spec)))
+
+    def resume(self, address: str, job_id: str, after_index: int) -> Generation:
+        """Attaches to a generation: its events with tokens after the first `after_index` ones of the answer."""
+        request = engine_service_pb2.ResumeRequest(job_id=job_id, after_index=after_index)
+        return self._stream(address, RESUME, request.SerializeToString())
+
+    def _stream(self, address: str, method: str, request: bytes) -> Generation:
+        call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel(address).unary_stream(method)
         return Generation(call(request, metadata=telemetry.inject()))
+
+    async def generations(self, address: str) -> tuple[bool, list[KnownGeneration]]:
+        """Returns whether a worker drains, and what it runs and keeps; raises `WorkerCommunicationFailed`."""
+        stub = engine_service_pb2_grpc.EngineServiceStub(self._channel(address))
+        try:
+            told = await stub.GetStatus(engine_service_pb2.GetStatusRequest(), timeout=STATUS_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise WorkerCommunicationFailed(f"the worker does not tell what it runs: {error.details()}") from error
+        drains = told.state == worker_pb2.WORKER_STATE_DRAINING
+        return drains, [KnownGeneration(one.job_id, one.attempt, one.ended) for one in told.generations]
 
     async def cancel(self, address: str, job_id: str) -> None:
         """Ends a job's generation and returns when its slot is free; raises what went wrong. Safe to repeat."""

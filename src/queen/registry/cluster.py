@@ -22,6 +22,7 @@ NEWEST_SPEED_WEIGHT: Final = 0.3
 """Share of the newest job in a worker's average speed: the last few jobs make most of it."""
 
 _EARLY_STATES: Final = (WorkerState.LOADING, WorkerState.READY)
+_SERVING_STATES: Final = (WorkerState.READY, WorkerState.BUSY, WorkerState.DRAINING)
 
 
 class Cluster:
@@ -40,7 +41,6 @@ class Cluster:
         self._speed: dict[str, float] = {}
         self._pinned: set[str] = set()
         self._expected: set[str] = set()
-        self._lost: defaultdict[str, set[str]] = defaultdict(set)
         self._wake = on_change
         self._changed: asyncio.Future[None] | None = None
         self._connected: dict[str, str] = {}
@@ -196,12 +196,26 @@ class Cluster:
         self._expected.add(spec.worker_id)
         self._put(Worker(spec.worker_id, hive_id, replace(spec, model_ref=self._canonical(spec.model_ref, hive_id))))
 
-    def lost_worker(self, worker_id: str) -> None:
-        """Notes that a stream to a worker broke off; it gets no jobs until its hive has reported again."""
+    def doubt(self, worker_id: str) -> None:
+        """Notes that it is not sure what a worker runs, if it is there at all; it gets no jobs until `settle`."""
         worker = self._workers.get(worker_id)
         if worker is not None:
-            self._lost[worker.hive_id].add(worker_id)
-            self._put(replace(worker, unreachable=True))
+            self._put(replace(worker, doubtful=True))
+
+    def settle(self, worker_id: str) -> None:
+        """Notes that a worker has told what it runs."""
+        worker = self._workers.get(worker_id)
+        if worker is not None and worker.doubtful:
+            self._put(replace(worker, doubtful=False))
+            self._on_change()
+
+    def list_doubtful_workers(self, hive_id: str) -> list[Worker]:
+        """Returns the workers of a hive that serve and have to tell what they run, by id."""
+        return [
+            worker
+            for worker in self.list_online_workers()
+            if worker.hive_id == hive_id and worker.doubtful and worker.state in _SERVING_STATES
+        ]
 
     def forget_worker(self, worker_id: str) -> None:
         """Removes a worker that is no more."""
@@ -241,10 +255,6 @@ class Cluster:
     def heard(self, hive_id: str, now: float, changes: Mapping[str, Any]) -> None:
         """Applies the changed fields of a hive's report; the hive is healthy from now on."""
         self.introduced(hive_id, {**changes, "last_report_time": now})
-        for worker_id in self._lost.pop(hive_id, ()):
-            if worker_id in self._workers:
-                self._put(replace(self._workers[worker_id], unreachable=False))
-                self._on_change()
         if self._hives[hive_id].state is not HiveState.HEALTHY:
             self.set_hive_state(hive_id, HiveState.HEALTHY)
 
@@ -257,7 +267,8 @@ class Cluster:
         if known is not None and known.state is not WorkerState.LOADING and changes.get("state") in _EARLY_STATES:
             # Sampled before it said ready, or before the queen began to drain it; and hives do not know of slots.
             changes = {**changes, "state": known.state}
-        before = known or Worker(worker_id, hive_id, changes.get("spec") or WorkerSpec(worker_id, ""))
+        # One that nobody here has asked for runs, for all one knows, what an earlier queen gave it.
+        before = known or Worker(worker_id, hive_id, changes.get("spec") or WorkerSpec(worker_id, ""), doubtful=True)
         worker = replace(before, sample_time=now, **changes)
         lifecycle.check_worker(before.state, worker.state)
         if worker.state is not WorkerState.LOADING:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
+from operator import itemgetter
 from typing import Final, Self
 
 from wire.errors import RbeeError
@@ -12,10 +14,13 @@ MOST_JOINED: Final = 1024
 
 
 class JobFeed:
-    """Event number n (its `sequence`, from 1) is frame n - 1. Frames are never parsed here, only joined.
+    """The events of a job, each a frame with a sequence. Frames are never parsed here, only joined.
 
     Each frame is a serialised InferResponse with exactly one event. Protobuf concatenation merges messages, and the
     events are a repeated field, so joined frames are one valid message with all their events.
+
+    Sequences count up from 1, but leap where a job was taken over from an earlier queen: one she may have used is never
+    used again.
     """
 
     def __init__(self) -> None:
@@ -23,11 +28,25 @@ class JobFeed:
         self.readers: set[asyncio.Event] = set()
         self.closed = False
         self.error: RbeeError | None = None
+        self._leaps: list[tuple[int, int]] = [(0, 1)]
+        """(index, sequence) of each frame that does not follow the one before; both grow."""
 
     @property
     def last_sequence(self) -> int:
-        """Sequence of the newest event, 0 before the first."""
-        return len(self.frames)
+        """Sequence of the newest event; of the one before the next, where that leaps."""
+        return self.sequence_at(len(self.frames)) - 1
+
+    def leap(self, sequence: int) -> None:
+        """Gives the next event a sequence; it must be above those of the events before."""
+        here = len(self.frames)
+        if self._leaps[-1][0] == here:
+            self._leaps.pop()
+        self._leaps.append((here, sequence))
+
+    def forget(self) -> None:
+        """Drops all events; the next one keeps its sequence."""
+        following = self.last_sequence + 1
+        self.frames, self._leaps = [], [(0, following)]
 
     def append(self, frame: bytes) -> None:
         """Adds the next event and wakes the readers."""
@@ -47,13 +66,27 @@ class JobFeed:
         """Returns a reader of the events after a sequence."""
         return FeedReader(self, after_sequence)
 
+    def place_after(self, sequence: int) -> int:
+        """Returns the index in `frames` of the first event after a sequence, there or to come."""
+        part = bisect_right(self._leaps, sequence, key=itemgetter(1))
+        if part == 0:
+            return 0
+        index, first = self._leaps[part - 1]
+        place = index + sequence - first + 1
+        return min(place, self._leaps[part][0]) if part < len(self._leaps) else place
+
+    def sequence_at(self, index: int) -> int:
+        """Returns the sequence of a frame, also of the next one to come."""
+        begin, first = self._leaps[bisect_right(self._leaps, index, key=itemgetter(0)) - 1]
+        return first + index - begin
+
 
 class FeedReader:
     """One reader's place in a feed. Use as a context manager, so that the feed forgets it."""
 
     def __init__(self, feed: JobFeed, after_sequence: int) -> None:
         self._feed = feed
-        self._next = after_sequence
+        self._read = after_sequence
         self._news = asyncio.Event()
 
     def __enter__(self) -> Self:
@@ -71,10 +104,10 @@ class FeedReader:
         """
         feed = self._feed
         while True:
-            frames = feed.frames
-            if self._next < len(frames):
-                news = frames[self._next : self._next + MOST_JOINED]
-                self._next += len(news)
+            # Looked up each time: a job's feed is renumbered when its worker is found again after a restart.
+            place = feed.place_after(self._read)
+            if news := feed.frames[place : place + MOST_JOINED]:
+                self._read = feed.sequence_at(place + len(news) - 1)
                 return news[0] if len(news) == 1 else b"".join(news)
             if feed.closed:
                 if feed.error is not None:

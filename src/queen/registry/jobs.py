@@ -27,7 +27,13 @@ KEPT_AFTER_REST: Final = 256
 
 @dataclass(slots=True)
 class LiveJob:
-    """A job, what it asks for (a serialised JobSpec, never parsed again), its events and its newest decision."""
+    """A job, what it asks for (a serialised JobSpec, never parsed again), its events and its newest decision.
+
+    `prefix`: ids of tokens its caller has from before the first event of the feed; None when they are not known.
+    `grace_s`: how long it goes on without a caller. Of a job taken over from an earlier queen: `held` while it is not
+    known where it stands, `present` whether its caller is back, `received` the ids of the tokens he says he has.
+    `give_up` ends the attempt that runs, with an error, if nothing was heard of it for some seconds.
+    """
 
     job: Job
     spec: bytes
@@ -39,6 +45,20 @@ class LiveJob:
     limits: StageLimits = field(default_factory=StageLimits)
     deadline: asyncio.TimerHandle | None = None
     queue_limit: asyncio.TimerHandle | None = None
+    leaving: asyncio.TimerHandle | None = None
+    grace_s: float = 0.0
+    prefix: tuple[int, ...] | None = ()
+    taken_over: bool = False
+    held: bool = False
+    present: bool = True
+    received: tuple[int, ...] = ()
+    give_up: Callable[[RbeeError, float], None] | None = None
+
+    @property
+    def open_attempt(self) -> Attempt | None:
+        """The attempt that has not ended, if there is one."""
+        newest = self.job.attempts[-1] if self.job.attempts else None
+        return newest if newest is not None and newest.end_time is None else None
 
 
 class JobTable:
@@ -94,7 +114,7 @@ class JobTable:
             promoted += 1
         for _, job_id in (*sorted((*interactive, *batch[:promoted])), *batch[promoted:]):
             live = self._alive[job_id]
-            if live.not_before <= now and not (self._holding and live.job.detached):
+            if live.not_before <= now and not live.held and not (self._holding and live.job.detached):
                 yield live
 
     def queue_depth(self) -> int:
@@ -125,6 +145,20 @@ class JobTable:
         attempt = Attempt(len(live.job.attempts) + 1, worker_id, hive_id, now)
         return self._move(live, JobEvent.DISPATCHED, attempts=(*live.job.attempts, attempt))
 
+    def readopted(self, live: LiveJob, worker_id: str, hive_id: str, number: int, now: float) -> Job:
+        """A worker was found that an earlier queen had given it to."""
+        if live.open_attempt is None:
+            return self._move(
+                live, JobEvent.DISPATCHED, attempts=(*live.job.attempts, Attempt(number, worker_id, hive_id, now))
+            )
+        return self._move(live, JobEvent.DISPATCHED)
+
+    def lost(self, live: LiveJob, failure: Failure, now: float) -> Job:
+        """The attempt of an earlier queen has come to nothing; it is in the queue already."""
+        live.job = replace(live.job, attempts=_ended(live.job.attempts, now, failure))
+        self._store.save_job(live.job)
+        return live.job
+
     def started(self, live: LiveJob, now: float) -> Job:
         """Its first token came."""
         return self._move(live, JobEvent.STARTED, first_token_time=live.job.first_token_time or now)
@@ -132,6 +166,9 @@ class JobTable:
     def retried(self, live: LiveJob, failure: Failure, now: float, delay_s: float) -> Job:
         """Its attempt failed and it waits for another, not before `delay_s` have passed."""
         live.not_before = now + delay_s
+        if live.job.first_token_time is not None:
+            # Were the queen lost too, nobody else would have them: they were this worker's.
+            self._store.save_output(live.job.id, live.feed.frames)
         if delay_s:
             asyncio.get_running_loop().call_later(delay_s, self._on_queued)
         return self._move(live, JobEvent.RETRIED, attempts=_ended(live.job.attempts, now, failure))
@@ -176,7 +213,7 @@ class JobTable:
     def _rest(self, live: LiveJob) -> None:
         del self._alive[live.job.id]
         live.spec = b""
-        for timer in (live.deadline, live.queue_limit):
+        for timer in (live.deadline, live.queue_limit, live.leaving):
             if timer is not None:
                 timer.cancel()
         self._store.drop_request(live.job.id)

@@ -8,9 +8,8 @@ from typing import Any
 import grpc
 from opentelemetry import trace
 
-from queen.dispatch.dispatcher import JobDispatcher
+from queen.dispatch.callers import LONGEST_GRACE_S, Callers
 from queen.links import events
-from queen.registry.feed import JobFeed
 from queen.registry.jobs import LiveJob
 from queen.services.intake import Intake
 from rbee.v1 import inference_service_pb2, inference_service_pb2_grpc
@@ -22,28 +21,29 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class InferenceService(inference_service_pb2_grpc.InferenceServiceServicer):
     """Takes a job in and relays its events unread; a caller that goes away ends its job unless it is detached."""
 
-    def __init__(self, intake: Intake, dispatcher: JobDispatcher) -> None:
+    def __init__(self, intake: Intake, callers: Callers) -> None:
         self._intake = intake
-        self._dispatcher = dispatcher
+        self._callers = callers
 
     async def Infer(self, request: inference_service_pb2.InferRequest, context: Context) -> None:
         """Runs one job and streams its events."""
         with telemetry.tracer().start_as_current_span(telemetry.SPAN_INFER, kind=trace.SpanKind.SERVER):
             live = await self._live(request, context.time_remaining())
-            try:
-                await relay(live.feed, context, events.job_id_frame(live.job.id))
-            except asyncio.CancelledError:
-                if not live.job.detached and not live.feed.readers:
-                    self._dispatcher.cancel(live, "its caller went away")
-                raise
+            await attend(live, self._callers, context, events.job_id_frame(live.job.id))
 
     async def _live(self, request: inference_service_pb2.InferRequest, deadline_s: float | None) -> LiveJob:
+        if request.received_token_ids and not request.request_id:
+            raise errors.invalid([errors.FieldFault("request_id", "the one the received tokens were sent for")])
         known = await self._intake.known(request.request_id)
         if known is None:
-            return await self._intake.accept(
+            live = await self._intake.accept(
                 request.job, request.request_id, detached=request.detach, deadline_s=deadline_s
             )
+            live.grace_s = min(request.reattach.ToNanoseconds() / 1e9, LONGEST_GRACE_S)
+            live.prefix = tuple(request.received_token_ids)
+            return live
         if isinstance(known, LiveJob):
+            self._callers.came(known, request.received_token_ids)
             return known
         raise errors.WrongState(
             f"job {known.id} of this request has ended and its output is not kept; see: rbee jobs show {known.id}",
@@ -51,12 +51,16 @@ class InferenceService(inference_service_pb2_grpc.InferenceServiceServicer):
         )
 
 
-async def relay(feed: JobFeed, context: Context, head: bytes, after_sequence: int = 0) -> None:
-    """Writes a feed's events to a caller until it ends; what gathers during a write goes with the next one.
+async def attend(live: LiveJob, callers: Callers, context: Context, head: bytes, after_sequence: int = 0) -> None:
+    """Writes a job's events to a caller until it ends; what gathers during a write goes with the next one.
 
-    `head` goes in front of the first message. Raises the error the feed ends with.
+    `head` goes in front of the first message. Raises the error the job ends with.
     """
-    with feed.reader(after_sequence) as reader:
-        while news := await reader.read():
-            await context.write(head + news)
-            head = b""
+    try:
+        with live.feed.reader(after_sequence) as reader:
+            while news := await reader.read():
+                await context.write(head + news)
+                head = b""
+    except asyncio.CancelledError:
+        callers.went(live)
+        raise

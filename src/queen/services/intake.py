@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from google.protobuf.duration_pb2 import Duration
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
-from queen.core.model import Job, JobType, Priority, StageLimits
+from queen.core.model import Job, JobState, JobType, Priority, StageLimits
 from queen.core.ports import Store
 from queen.dispatch.dispatcher import JobDispatcher
 from queen.links import events
@@ -145,8 +146,9 @@ class Intake:
 
 
 def restored(job: Job, spec: bytes) -> LiveJob:
-    """Returns a stored job that is to go on, with what it asks for."""
-    return LiveJob(job, spec, limits=_stage_limits(job_pb2.JobSpec.FromString(spec).timeouts))
+    """Returns a stored job that was not at rest, with what it asks for: in the queue, its attempts as they were."""
+    limits = _stage_limits(job_pb2.JobSpec.FromString(spec).timeouts)
+    return LiveJob(replace(job, state=JobState.QUEUED), spec, limits=limits)
 
 
 def _stage_limits(timeouts: job_pb2.JobTimeouts) -> StageLimits:

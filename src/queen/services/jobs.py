@@ -8,10 +8,11 @@ import grpc
 
 from queen.core.model import Job, JobState
 from queen.core.ports import Store
+from queen.dispatch.callers import Callers
 from queen.dispatch.dispatcher import JobDispatcher
 from queen.registry.jobs import JobTable, LiveJob
 from queen.services import convert, paging
-from queen.services.inference import relay
+from queen.services.inference import attend
 from queen.services.intake import Intake
 from rbee.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
 from wire import errors, status
@@ -27,11 +28,19 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
     """Hands in, watches, lists and cancels jobs. Jobs long at rest are read from the store."""
 
     def __init__(
-        self, *, jobs: JobTable, intake: Intake, dispatcher: JobDispatcher, store: Store, clock: Clock
+        self,
+        *,
+        jobs: JobTable,
+        intake: Intake,
+        dispatcher: JobDispatcher,
+        callers: Callers,
+        store: Store,
+        clock: Clock,
     ) -> None:
         self._jobs = jobs
         self._intake = intake
         self._dispatcher = dispatcher
+        self._callers = callers
         self._store = store
         self._clock = clock
 
@@ -48,13 +57,18 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         """Streams a job's events after a sequence."""
         live = self._jobs.get(request.job_id)
         if live is not None:
-            await relay(live.feed, context, b"", request.after_sequence)
+            self._callers.came(live, request.received_token_ids)
+            await attend(live, self._callers, context, b"", request.after_sequence)
             return
         job = await self._find(request.job_id)
         if job.failure is not None:
             raise status.from_code_number(job.failure.code, job.failure.message, job.failure.reason)
         if job.state is JobState.CANCELLED:
             raise errors.Cancelled(f"job {job.id} was cancelled", "JOB_CANCELLED")
+        # A queen that was killed right after the end of a job may not have handed on the last of it.
+        if kept := await self._dispatcher.kept_events(job, request.after_sequence):
+            await context.write(b"".join(kept))
+            return
         raise errors.WrongState(
             f"the output of job {job.id} is no longer kept; see: rbee jobs show {job.id}", "OUTPUT_DROPPED"
         )
@@ -96,7 +110,10 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
     async def Cancel(self, request: pb.JobServiceCancelRequest, context: Context) -> pb.JobServiceCancelResponse:
         """Cancels a job; a job at rest stays as it is."""
         live = self._jobs.get(request.job_id)
-        if live is not None:
+        if live is not None and request.unless_heard:
+            live.grace_s = 0.0
+            self._callers.went(live)
+        elif live is not None:
             self._dispatcher.cancel(live, "somebody asked for it")
         return pb.JobServiceCancelResponse(job=await self._message(await self._find(request.job_id)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
@@ -26,13 +27,19 @@ _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,63}")
 
 
 class TelemetryService(telemetry_service_pb2_grpc.TelemetryServiceServicer):
-    """Keeps the registry as the hives see their machines. `instance_id` was drawn when this queen started."""
+    """Keeps the registry as the hives see their machines. `instance_id` was drawn when this queen started.
 
-    def __init__(self, *, cluster: Cluster, store: Store, clock: Clock, instance_id: str) -> None:
+    `heard` is called with the name of a hive after each of its reports.
+    """
+
+    def __init__(
+        self, *, cluster: Cluster, store: Store, clock: Clock, instance_id: str, heard: Callable[[str], None]
+    ) -> None:
         self._cluster = cluster
         self._store = store
         self._clock = clock
         self._instance_id = instance_id
+        self._heard = heard
 
     async def Report(self, request_iterator: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Serves one hive's stream: hello, then reports, until it ends."""
@@ -95,6 +102,7 @@ class TelemetryService(telemetry_service_pb2_grpc.TelemetryServiceServicer):
             self._cluster.keep_workers(hive_id, frozenset(worker.worker_id for worker in report.workers))
         # Last, so that a hive that comes back is healthy only once its workers are known.
         self._cluster.heard(hive_id, now, reports.report_changes(report, hive))
+        self._heard(hive_id)
 
     def _directive(self) -> pb.ReportResponse:
         return pb.ReportResponse(queen_instance_id=self._instance_id, report_interval=REPORT_INTERVAL)

@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from rbee.v1 import event_pb2 as rbee_dot_v1_dot_event__pb2
 from rbee.v1 import job_pb2 as rbee_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frbee/v1/inference_service.proto\x12\x07rbee.v1\x1a\x13rbee/v1/event.proto\x1a\x11rbee/v1/job.proto\"m\n\x0cInferRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x03job\x18\x02 \x01(\x0b\x32\x10.rbee.v1.JobSpec\x12\x0e\n\x06\x64\x65tach\x18\x03 \x01(\x08\x12\x1a\n\x12received_token_ids\x18\x04 \x03(\r\"B\n\rInferResponse\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.rbee.v1.JobEvent\x12\x0e\n\x06job_id\x18\x02 \x01(\t2L\n\x10InferenceService\x12\x38\n\x05Infer\x12\x15.rbee.v1.InferRequest\x1a\x16.rbee.v1.InferResponse0\x01\x42\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1frbee/v1/inference_service.proto\x12\x07rbee.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x13rbee/v1/event.proto\x1a\x11rbee/v1/job.proto\"\x9a\x01\n\x0cInferRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x03job\x18\x02 \x01(\x0b\x32\x10.rbee.v1.JobSpec\x12\x0e\n\x06\x64\x65tach\x18\x03 \x01(\x08\x12\x1a\n\x12received_token_ids\x18\x04 \x03(\r\x12+\n\x08reattach\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"B\n\rInferResponse\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.rbee.v1.JobEvent\x12\x0e\n\x06job_id\x18\x02 \x01(\t2L\n\x10InferenceService\x12\x38\n\x05Infer\x12\x15.rbee.v1.InferRequest\x1a\x16.rbee.v1.InferResponse0\x01\x42\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,10 +35,10 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rbee.v1.inference_service_p
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\013dev.rbee.v1P\001Z\016rbee/v1;rbeev1'
-  _globals['_INFERREQUEST']._serialized_start=84
-  _globals['_INFERREQUEST']._serialized_end=193
-  _globals['_INFERRESPONSE']._serialized_start=195
-  _globals['_INFERRESPONSE']._serialized_end=261
-  _globals['_INFERENCESERVICE']._serialized_start=263
-  _globals['_INFERENCESERVICE']._serialized_end=339
+  _globals['_INFERREQUEST']._serialized_start=117
+  _globals['_INFERREQUEST']._serialized_end=271
+  _globals['_INFERRESPONSE']._serialized_start=273
+  _globals['_INFERRESPONSE']._serialized_end=339
+  _globals['_INFERENCESERVICE']._serialized_start=341
+  _globals['_INFERENCESERVICE']._serialized_end=417
 # @@protoc_insertion_point(module_scope)

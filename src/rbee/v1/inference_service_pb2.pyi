@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from rbee.v1 import event_pb2 as _event_pb2
@@ -30,6 +31,7 @@ class InferRequest(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     DETACH_FIELD_NUMBER: _builtins.int
     RECEIVED_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    REATTACH_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat: a second call with the same id re-attaches to the first one's job. Empty: no."""
     detach: _builtins.bool
@@ -44,6 +46,12 @@ class InferRequest(_message.Message):
         request: it goes on after them. Only with the `request_id` they were sent for. Ignored when the request is known.
         """
 
+    @_builtins.property
+    def reattach(self) -> _duration_pb2.Duration:
+        """How long the job goes on when this call breaks off, at most 300 s: the caller means to come back with `Watch`, and cancels
+        the job when it does not want it any more. Absent or 0: a caller that goes away cancels its job at once.
+        """
+
     def __init__(
         self,
         *,
@@ -51,10 +59,11 @@ class InferRequest(_message.Message):
         job: _job_pb2.JobSpec | None = ...,
         detach: _builtins.bool = ...,
         received_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        reattach: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "reattach", b"reattach"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detach", b"detach", "job", b"job", "received_token_ids", b"received_token_ids", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detach", b"detach", "job", b"job", "reattach", b"reattach", "received_token_ids", b"received_token_ids", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -64,7 +64,7 @@ class InferenceServiceServicer:
         DEADLINE_EXCEEDED: JOB_TIMED_OUT, QUEUE_TIMED_OUT, START_TIMED_OUT, FIRST_TOKEN_TIMED_OUT or WORKER_STALLED; the message
         names the stage and by how much.
         UNAVAILABLE: WORKER_LOST, WORKER_START_FAILED or NO_HIVES; try again.
-        CANCELLED: JOB_CANCELLED; somebody cancelled the job. ABORTED: OUTPUT_CHANGED; see JobService.Watch.
+        CANCELLED: JOB_CANCELLED; somebody cancelled the job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,7 +49,7 @@ class InferenceServiceStub:
     DEADLINE_EXCEEDED: JOB_TIMED_OUT, QUEUE_TIMED_OUT, START_TIMED_OUT, FIRST_TOKEN_TIMED_OUT or WORKER_STALLED; the message
     names the stage and by how much.
     UNAVAILABLE: WORKER_LOST, WORKER_START_FAILED or NO_HIVES; try again.
-    CANCELLED: JOB_CANCELLED; somebody cancelled the job. ABORTED: OUTPUT_CHANGED; see JobService.Watch.
+    CANCELLED: JOB_CANCELLED; somebody cancelled the job.
     """
 
 @_typing.type_check_only
@@ -73,7 +73,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     DEADLINE_EXCEEDED: JOB_TIMED_OUT, QUEUE_TIMED_OUT, START_TIMED_OUT, FIRST_TOKEN_TIMED_OUT or WORKER_STALLED; the message
     names the stage and by how much.
     UNAVAILABLE: WORKER_LOST, WORKER_START_FAILED or NO_HIVES; try again.
-    CANCELLED: JOB_CANCELLED; somebody cancelled the job. ABORTED: OUTPUT_CHANGED; see JobService.Watch.
+    CANCELLED: JOB_CANCELLED; somebody cancelled the job.
     """
 
 class InferenceServiceServicer:
@@ -99,7 +99,7 @@ class InferenceServiceServicer:
         DEADLINE_EXCEEDED: JOB_TIMED_OUT, QUEUE_TIMED_OUT, START_TIMED_OUT, FIRST_TOKEN_TIMED_OUT or WORKER_STALLED; the message
         names the stage and by how much.
         UNAVAILABLE: WORKER_LOST, WORKER_START_FAILED or NO_HIVES; try again.
-        CANCELLED: JOB_CANCELLED; somebody cancelled the job. ABORTED: OUTPUT_CHANGED; see JobService.Watch.
+        CANCELLED: JOB_CANCELLED; somebody cancelled the job.
         """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

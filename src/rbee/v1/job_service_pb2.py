@@ -27,7 +27,7 @@ from rbee.v1 import event_pb2 as rbee_dot_v1_dot_event__pb2
 from rbee.v1 import job_pb2 as rbee_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19rbee/v1/job_service.proto\x12\x07rbee.v1\x1a\x16rbee/v1/decision.proto\x1a\x13rbee/v1/event.proto\x1a\x11rbee/v1/job.proto\"L\n\x17JobServiceSubmitRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x03job\x18\x02 \x01(\x0b\x32\x10.rbee.v1.JobSpec\"5\n\x18JobServiceSubmitResponse\x12\x19\n\x03job\x18\x01 \x01(\x0b\x32\x0c.rbee.v1.Job\"\\\n\x16JobServiceWatchRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x12\x1a\n\x12received_token_ids\x18\x03 \x03(\r\"<\n\x17JobServiceWatchResponse\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.rbee.v1.JobEvent\"&\n\x14JobServiceGetRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"2\n\x15JobServiceGetResponse\x12\x19\n\x03job\x18\x01 \x01(\x0b\x32\x0c.rbee.v1.Job\"\x83\x01\n\x15JobServiceListRequest\x12!\n\x06states\x18\x01 \x03(\x0e\x32\x11.rbee.v1.JobState\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"M\n\x16JobServiceListResponse\x12\x1a\n\x04jobs\x18\x01 \x03(\x0b\x32\x0c.rbee.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"=\n\x17JobServiceCancelRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"5\n\x18JobServiceCancelResponse\x12\x19\n\x03job\x18\x01 \x01(\x0b\x32\x0c.rbee.v1.Job\"*\n\x18JobServiceExplainRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"g\n\x19JobServiceExplainResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x16\n\x0e\x63ounterfactual\x18\x02 \x01(\t\x12$\n\tdecisions\x18\x03 \x03(\x0b\x32\x11.rbee.v1.Decision2\xd9\x03\n\nJobService\x12M\n\x06Submit\x12 .rbee.v1.JobServiceSubmitRequest\x1a!.rbee.v1.JobServiceSubmitResponse\x12L\n\x05Watch\x12\x1f.rbee.v1.JobServiceWatchRequest\x1a .rbee.v1.JobServiceWatchResponse0\x01\x12\x44\n\x03Get\x12\x1d.rbee.v1.JobServiceGetRequest\x1a\x1e.rbee.v1.JobServiceGetResponse\x12G\n\x04List\x12\x1e.rbee.v1.JobServiceListRequest\x1a\x1f.rbee.v1.JobServiceListResponse\x12M\n\x06\x43\x61ncel\x12 .rbee.v1.JobServiceCancelRequest\x1a!.rbee.v1.JobServiceCancelResponse\x12P\n\x07\x45xplain\x12!.rbee.v1.JobServiceExplainRequest\x1a\".rbee.v1.JobServiceExplainResponseB\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19rbee/v1/job_service.proto\x12\x07rbee.v1\x1a\x16rbee/v1/decision.proto\x1a\x13rbee/v1/event.proto\x1a\x11rbee/v1/job.proto\"L\n\x17JobServiceSubmitRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x03job\x18\x02 \x01(\x0b\x32\x10.rbee.v1.JobSpec\"5\n\x18JobServiceSubmitResponse\x12\x19\n\x03job\x18\x01 \x01(\x0b\x32\x0c.rbee.v1.Job\"\\\n\x16JobServiceWatchRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x12\x1a\n\x12received_token_ids\x18\x03 \x03(\r\"<\n\x17JobServiceWatchResponse\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.rbee.v1.JobEvent\"&\n\x14JobServiceGetRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"2\n\x15JobServiceGetResponse\x12\x19\n\x03job\x18\x01 \x01(\x0b\x32\x0c.rbee.v1.Job\"\x83\x01\n\x15JobServiceListRequest\x12!\n\x06states\x18\x01 \x03(\x0e\x32\x11.rbee.v1.JobState\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"M\n\x16JobServiceListResponse\x12\x1a\n\x04jobs\x18\x01 \x03(\x0b\x32\x0c.rbee.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"S\n\x17JobServiceCancelRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x14\n\x0cunless_heard\x18\x03 \x01(\x08\"5\n\x18JobServiceCancelResponse\x12\x19\n\x03job\x18\x01 \x01(\x0b\x32\x0c.rbee.v1.Job\"*\n\x18JobServiceExplainRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"g\n\x19JobServiceExplainResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x16\n\x0e\x63ounterfactual\x18\x02 \x01(\t\x12$\n\tdecisions\x18\x03 \x03(\x0b\x32\x11.rbee.v1.Decision2\xd9\x03\n\nJobService\x12M\n\x06Submit\x12 .rbee.v1.JobServiceSubmitRequest\x1a!.rbee.v1.JobServiceSubmitResponse\x12L\n\x05Watch\x12\x1f.rbee.v1.JobServiceWatchRequest\x1a .rbee.v1.JobServiceWatchResponse0\x01\x12\x44\n\x03Get\x12\x1d.rbee.v1.JobServiceGetRequest\x1a\x1e.rbee.v1.JobServiceGetResponse\x12G\n\x04List\x12\x1e.rbee.v1.JobServiceListRequest\x1a\x1f.rbee.v1.JobServiceListResponse\x12M\n\x06\x43\x61ncel\x12 .rbee.v1.JobServiceCancelRequest\x1a!.rbee.v1.JobServiceCancelResponse\x12P\n\x07\x45xplain\x12!.rbee.v1.JobServiceExplainRequest\x1a\".rbee.v1.JobServiceExplainResponseB\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,13 +52,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBSERVICELISTRESPONSE']._serialized_start=617
   _globals['_JOBSERVICELISTRESPONSE']._serialized_end=694
   _globals['_JOBSERVICECANCELREQUEST']._serialized_start=696
-  _globals['_JOBSERVICECANCELREQUEST']._serialized_end=757
-  _globals['_JOBSERVICECANCELRESPONSE']._serialized_start=759
-  _globals['_JOBSERVICECANCELRESPONSE']._serialized_end=812
-  _globals['_JOBSERVICEEXPLAINREQUEST']._serialized_start=814
-  _globals['_JOBSERVICEEXPLAINREQUEST']._serialized_end=856
-  _globals['_JOBSERVICEEXPLAINRESPONSE']._serialized_start=858
-  _globals['_JOBSERVICEEXPLAINRESPONSE']._serialized_end=961
-  _globals['_JOBSERVICE']._serialized_start=964
-  _globals['_JOBSERVICE']._serialized_end=1437
+  _globals['_JOBSERVICECANCELREQUEST']._serialized_end=779
+  _globals['_JOBSERVICECANCELRESPONSE']._serialized_start=781
+  _globals['_JOBSERVICECANCELRESPONSE']._serialized_end=834
+  _globals['_JOBSERVICEEXPLAINREQUEST']._serialized_start=836
+  _globals['_JOBSERVICEEXPLAINREQUEST']._serialized_end=878
+  _globals['_JOBSERVICEEXPLAINRESPONSE']._serialized_start=880
+  _globals['_JOBSERVICEEXPLAINRESPONSE']._serialized_end=983
+  _globals['_JOBSERVICE']._serialized_start=986
+  _globals['_JOBSERVICE']._serialized_end=1459
 # @@protoc_insertion_point(module_scope)

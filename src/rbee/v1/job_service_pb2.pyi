@@ -88,8 +88,8 @@ class JobServiceWatchRequest(_message.Message):
     """Send events after this sequence; 0: all."""
     @_builtins.property
     def received_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Ids of the tokens of the events up to there, in order, where the caller has them. A queen who lost them with a crash
-        goes on after them instead of generating them again.
+        """Ids of the tokens of the events up to there, in order, where the caller of the job has them. A queen who lost them in a
+        crash, and the worker too, goes on after them instead of generating them again. Ignored for detached jobs.
         """
 
     def __init__(
@@ -253,19 +253,23 @@ class JobServiceCancelRequest(_message.Message):
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    UNLESS_HEARD_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job."""
     request_id: _builtins.str
     """Makes the call safe to repeat; cancelling is so anyway."""
+    unless_heard: _builtins.bool
+    """When true the caller only says that it will not come back: a job somebody else listens to goes on."""
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        unless_heard: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "request_id", b"request_id", "unless_heard", b"unless_heard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -42,7 +42,8 @@ class JobServiceStub:
     """Streams a job's events after a sequence, those that have been and those that come; ends as `Infer` ends.
 
     NOT_FOUND: JOB_NOT_FOUND; list jobs. FAILED_PRECONDITION: OUTPUT_DROPPED; the output is no longer kept.
-    ABORTED: OUTPUT_CHANGED; the answer had to be generated anew and differs from what was received; watch it from 0.
+    When an answer had to be generated anew, because queen and worker were lost at once, its tokens begin again at
+    `first_index` 0.
     A job's own error ends the stream with the status that job ended with.
     """
     Get: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.JobServiceGetRequest, _job_service_pb2.JobServiceGetResponse]
@@ -80,7 +81,8 @@ class JobServiceAsyncStub(JobServiceStub):
     """Streams a job's events after a sequence, those that have been and those that come; ends as `Infer` ends.
 
     NOT_FOUND: JOB_NOT_FOUND; list jobs. FAILED_PRECONDITION: OUTPUT_DROPPED; the output is no longer kept.
-    ABORTED: OUTPUT_CHANGED; the answer had to be generated anew and differs from what was received; watch it from 0.
+    When an answer had to be generated anew, because queen and worker were lost at once, its tokens begin again at
+    `first_index` 0.
     A job's own error ends the stream with the status that job ended with.
     """
     Get: _aio.UnaryUnaryMultiCallable[_job_service_pb2.JobServiceGetRequest, _job_service_pb2.JobServiceGetResponse]  # type: ignore[assignment]
@@ -125,7 +127,8 @@ class JobServiceServicer:
         """Streams a job's events after a sequence, those that have been and those that come; ends as `Infer` ends.
 
         NOT_FOUND: JOB_NOT_FOUND; list jobs. FAILED_PRECONDITION: OUTPUT_DROPPED; the output is no longer kept.
-        ABORTED: OUTPUT_CHANGED; the answer had to be generated anew and differs from what was received; watch it from 0.
+        When an answer had to be generated anew, because queen and worker were lost at once, its tokens begin again at
+        `first_index` 0.
         A job's own error ends the stream with the status that job ended with.
         """
 

@@ -1,0 +1,125 @@
+"""What becomes of the jobs of the queen before: taken over from workers that still have them, else queued again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from typing import Final
+
+from queen.core.model import Failure
+from queen.dispatch.callers import Callers
+from queen.dispatch.dispatcher import JobDispatcher
+from queen.links import events
+from queen.registry.jobs import JobTable, LiveJob
+from wire import errors
+from wire.clock import Clock
+
+log = logging.getLogger(__name__)
+
+RECONNECT_S: Final = 10.0
+"""How long hives that were there may take to report again; they try at least every 2 s."""
+
+CALLER_GRACE_S: Final = 30.0
+"""How long the callers of an earlier queen may take to come back; the client library tries for as long."""
+
+
+class Recovery:
+    """Holds every job of an earlier queen back until it is known where it stands.
+
+    A hive's first report and what its workers then say settles the jobs that were on it: `settled` is called for it.
+    A job that nobody has any more is queued again once all hives that were there are settled, or after `RECONNECT_S`.
+    Its caller has to be back for that: only he knows which tokens he has.
+    """
+
+    def __init__(self, *, jobs: JobTable, dispatcher: JobDispatcher, clock: Clock, wake: Callable[[], None]) -> None:
+        self._jobs = jobs
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._wake = wake
+        self._held: dict[str, LiveJob] = {}
+        self._awaited: set[str] = set()
+        self._over = False
+
+    def restore(self, live: LiveJob, kept: list[bytes]) -> None:
+        """Takes a job in, with the events that were kept of it."""
+        for frame in kept:
+            live.feed.leap(events.sequence_of(frame))
+            live.feed.append(frame)
+        live.feed.leap(max(live.feed.last_sequence + 1, int(self._clock.now() * 1000)))
+        live.held, live.taken_over = True, True
+        live.present = live.job.detached
+        live.grace_s = 0.0 if live.job.detached else CALLER_GRACE_S
+        self._held[live.job.id] = live
+        self._jobs.restore(live)
+
+    def begin(self, hive_ids: Collection[str], callers: Callers) -> None:
+        """Begins to wait for the hives that were there, and for the callers."""
+        if not self._held:
+            self._over = True
+            return
+        log.info("%d jobs of an earlier queen; waiting for %s", len(self._held), ", ".join(hive_ids) or "no hive")
+        for live in self._held.values():
+            if not live.job.detached:
+                self._dispatcher.set_deadline(live)
+                callers.expect(live)
+        self._awaited = set(hive_ids)
+        asyncio.get_running_loop().call_later(RECONNECT_S if hive_ids else 0.0, self._release_all)
+
+    def held(self, job_id: str) -> LiveJob | None:
+        """Returns a job that is held back."""
+        return self._held.get(job_id)
+
+    def taken_over(self, live: LiveJob) -> None:
+        """Notes that a job was found on a worker and goes on there."""
+        self._held.pop(live.job.id, None)
+        live.held = False
+
+    def settled(self, hive_id: str) -> None:
+        """Notes that a hive and its workers have told all they run: what was on it and is not named is lost."""
+        if self._over:
+            return
+        for live in list(self._held.values()):
+            if live.open_attempt is not None and live.open_attempt.hive_id == hive_id:
+                self._give_up_attempt(live)
+        self._awaited.discard(hive_id)
+        if not self._awaited:
+            self._release_all()
+
+    def caller_is_back(self, live: LiveJob) -> None:
+        """Notes that the caller of a job has come back."""
+        if self._over and live.held:
+            self._release(live)
+            self._wake()
+
+    def _release_all(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        if self._awaited:
+            log.warning("%s did not report again; their jobs go elsewhere", ", ".join(sorted(self._awaited)))
+        for live in list(self._held.values()):
+            if live.open_attempt is not None:
+                self._give_up_attempt(live)
+            if live.present and not live.job.resting:
+                self._release(live)
+        self._wake()
+
+    def _release(self, live: LiveJob) -> None:
+        """Lets a job be given to a worker: it goes on after what its caller has."""
+        self._held.pop(live.job.id, None)
+        live.held = False
+        begin = next((index for frame in live.feed.frames if (index := events.first_token_index(frame)) is not None), 0)
+        if begin + events.token_count(live.feed.frames) < len(live.received):
+            live.prefix = live.received
+            live.feed.forget()
+        elif begin:
+            live.prefix = live.received[:begin] if len(live.received) >= begin else None
+        self._dispatcher.set_queue_limit(live)
+
+    def _give_up_attempt(self, live: LiveJob) -> None:
+        message = "the worker was lost while the queen was away"
+        self._jobs.lost(live, Failure("WORKER_LOST", message, 14, True), self._clock.now())
+        if not self._dispatcher.may_try_again(live):
+            self._held.pop(live.job.id, None)
+            self._dispatcher.fail(live, errors.Unreachable(message, "WORKER_LOST"))
