@@ -104,7 +104,7 @@ class _Queen:
         self._store = store
         self._woken = asyncio.Event()
         self._heard = asyncio.Event()
-        self.cluster = Cluster(self._wake)
+        self.cluster = Cluster(self._wake, store.save_hive)
         self.jobs = JobTable(store, self._woken.set)
         self._worker_links, self._hive_links = WorkerLinks(), HiveLinks()
         self._dispatcher = JobDispatcher(

@@ -19,6 +19,7 @@ from queen.core.model import (
     Decision,
     Failure,
     Hive,
+    HiveState,
     JobState,
     Priority,
     Proposal,
@@ -131,6 +132,45 @@ async def test_hives_come_back_registered(store):
     assert await store.list_hives() == [
         Hive("mill", address="h:1", managed=True, labels={"gpu": "no"}, platform="linux", version="1")
     ]
+
+
+async def test_a_hive_was_online_as_last_known_whoever_was_in_between(store):
+    for state in (HiveState.HEALTHY, HiveState.DEGRADED, HiveState.OFFLINE, HiveState.STARTING, HiveState.REGISTERED):
+        store.save_hive(Hive(state.value, state))
+    await store.flush()
+    known = {hive.id: hive for hive in await store.list_hives()}
+    assert {name for name, hive in known.items() if hive.was_online} == {"healthy", "degraded"}
+    assert all(hive.state is HiveState.REGISTERED for hive in known.values())
+    # A queen who ends before she has heard of them leaves them as she found them.
+    for hive in known.values():
+        store.save_hive(hive)
+    await store.flush()
+    assert {hive.id for hive in await store.list_hives() if hive.was_online} == {"healthy", "degraded"}
+
+
+async def test_events_come_back_cut_as_they_were(store):
+    assert await store.get_output("job-1") is None
+    store.save_output("job-1", 7, [b"one", b"", b"\x00three\xff"])
+    store.save_output("job-2", 1, [])
+    await store.flush()
+    assert await store.get_output("job-1") == (7, [b"one", b"", b"\x00three\xff"])
+    assert await store.get_output("job-2") == (1, [])
+    store.save_output("job-1", 1, [b"anew"])
+    store.drop_output("job-2")
+    await store.flush()
+    assert await store.get_output("job-1") == (1, [b"anew"])
+    assert await store.get_output("job-2") is None
+
+
+async def test_of_a_write_and_a_drop_the_later_counts(store):
+    store.save_output("kept", 1, [b"a"])
+    store.drop_output("kept")
+    store.save_output("kept", 1, [b"b"])
+    store.save_output("gone", 1, [b"a"])
+    store.drop_output("gone")
+    await store.flush()
+    assert await store.get_output("kept") == (1, [b"b"])
+    assert await store.get_output("gone") is None
 
 
 async def test_what_was_flushed_is_there_after_the_store_is_opened_again(tmp_path):

@@ -139,6 +139,8 @@ class JobTable:
     def completed(self, live: LiveJob, now: float, **facts: Any) -> Job:
         """It ended well; `facts` are usage, finish_reason and seed."""
         job = self._move(live, JobEvent.COMPLETED, end_time=now, attempts=_ended(live.job.attempts, now), **facts)
+        if job.detached:  # its caller comes back for the answer, maybe after a long time
+            self._store.save_output(job.id, 1, live.feed.frames)
         live.feed.close()
         return job
 

@@ -9,6 +9,7 @@ import grpc
 from queen.core.model import Job, JobState
 from queen.core.ports import Store
 from queen.dispatch.dispatcher import JobDispatcher
+from queen.registry.feed import JobFeed
 from queen.registry.jobs import JobTable, LiveJob
 from queen.services import convert, paging
 from queen.services.inference import relay
@@ -50,11 +51,19 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         if live is not None:
             await relay(live.feed, context, b"", request.after_sequence)
             return
+        await self._store.flush()  # it may have come to rest a moment ago
         job = await self._find(request.job_id)
         if job.failure is not None:
             raise status.from_code_number(job.failure.code, job.failure.message, job.failure.reason)
         if job.state is JobState.CANCELLED:
             raise errors.Cancelled(f"job {job.id} was cancelled", "JOB_CANCELLED")
+        first, frames = await self._store.get_output(job.id) or (0, [])
+        if 0 < first <= request.after_sequence + 1:
+            kept = JobFeed()
+            kept.frames = frames
+            kept.close()
+            await relay(kept, context, b"", request.after_sequence + 1 - first)
+            return
         raise errors.WrongState(
             f"the output of job {job.id} is no longer kept; see: rbee jobs show {job.id}", "OUTPUT_DROPPED"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from queen.core.model import RESTING_STATES, Decision, Hive, Job, JobState
 from queen.storage import rows
-from queen.storage.tables import DECISIONS, HIVES, JOB_REQUESTS, JOBS
+from queen.storage.tables import DECISIONS, HIVES, JOB_OUTPUTS, JOB_REQUESTS, JOBS
 from queen.storage.writer import Writer
 from wire import errors
 
@@ -41,14 +41,22 @@ class SqlStore:
 
     def drop_request(self, job_id: str) -> None:
         """Forgets what a job asked for."""
-        self.writer.drop_request(job_id)
+        self.writer.drop(JOB_REQUESTS, job_id)
+
+    def save_output(self, job_id: str, first_sequence: int, frames: Sequence[bytes]) -> None:
+        """Keeps a job's events, serialised; the first has that sequence. Replaces what was kept before."""
+        self.writer.put(JOB_OUTPUTS, job_id, partial(rows.from_output, job_id, first_sequence, tuple(frames)))
+
+    def drop_output(self, job_id: str) -> None:
+        """Forgets a job's events."""
+        self.writer.drop(JOB_OUTPUTS, job_id)
 
     def save_decision(self, decision: Decision) -> None:
         """Writes a decision."""
         self.writer.put(DECISIONS, decision.id, partial(rows.from_decision, decision))
 
     def save_hive(self, hive: Hive) -> None:
-        """Writes a hive as registered."""
+        """Writes a hive as registered, and whether it is online."""
         self.writer.put(HIVES, hive.id, partial(rows.from_hive, hive))
 
     async def flush(self) -> None:
@@ -80,6 +88,11 @@ class SqlStore:
             query = query.where(JOBS.c.order < before_order)
         return [rows.to_job(row) for row in await self._read(query)]
 
+    async def get_output(self, job_id: str) -> tuple[int, list[bytes]] | None:
+        """Returns the sequence of the first event kept of a job, and the events from there; None when none are kept."""
+        found = await self._read(select(JOB_OUTPUTS).where(JOB_OUTPUTS.c.job_id == job_id))
+        return rows.to_output(found[0]) if found else None
+
     async def list_decisions(self, job_id: str, limit: int) -> list[Decision]:
         """Returns a job's decisions, oldest first."""
         query = (
@@ -107,7 +120,7 @@ class SqlStore:
         return int(found[0]["last"] or 0)
 
     async def list_hives(self) -> list[Hive]:
-        """Returns the registered hives, by name."""
+        """Returns the registered hives, by name; `was_online` is as last saved."""
         return [rows.to_hive(row) for row in await self._read(select(HIVES).order_by(HIVES.c.id))]
 
     async def close(self) -> None:
