@@ -27,6 +27,7 @@ from queen.services.jobs import JobService
 from queen.services.models import ModelService
 from queen.services.telemetry import TelemetryService
 from queen.services.workers import WorkerService
+from queen.storage.retention import Retention
 from queen.storage.store import SqlStore, open_store
 from wire import channel, errors
 from wire.clock import Clock
@@ -51,7 +52,9 @@ class Sources:
 async def run(settings: Settings, sources: Sources) -> None:
     """Runs a queen until SIGTERM or SIGINT; a second signal stops at once. Raises why it cannot start."""
     _check_exposure(settings.listen)
-    store = await asyncio.to_thread(open_store, settings.database_url, migrate=not settings.no_migrate)
+    store = await asyncio.to_thread(
+        open_store, settings.database_url, migrate=not settings.no_migrate, keep_requests=settings.keep_requests
+    )
     if settings.migrate_only:
         await store.close()
         log.info("the database is up to date")
@@ -69,7 +72,11 @@ async def run(settings: Settings, sources: Sources) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 queen = await _Queen.build(settings, sources, store, group)
-                tasks = [group.create_task(queen.cycle.run()), group.create_task(queen.watch_silence())]
+                tasks = [
+                    group.create_task(queen.cycle.run()),
+                    group.create_task(queen.watch_silence()),
+                    group.create_task(Retention(store, settings.keep_jobs, sources.clock).run()),
+                ]
                 try:
                     await queen.serve(settings.listen)
                     await stopping.wait()

@@ -87,7 +87,7 @@ class Store(Protocol):
         ...
 
     def drop_request(self, job_id: str) -> None:
-        """Forgets what a job asked for."""
+        """Forgets what a job asked for, unless it is to be kept as long as the job."""
         ...
 
     def save_output(self, job_id: str, first_sequence: int, frames: Sequence[bytes]) -> None:

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from alembic import command
 from alembic.config import Config
@@ -27,8 +27,9 @@ from wire import errors
 class SqlStore:
     """Keeps what survives the queen. Open with `open_store`; run `writer.run()` beside it."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, *, keep_requests: bool = False) -> None:
         self._engine = engine
+        self._keep_requests = keep_requests
         self.writer = Writer(engine)
 
     def save_job(self, job: Job) -> None:
@@ -40,8 +41,9 @@ class SqlStore:
         self.writer.put(JOB_REQUESTS, job_id, lambda: {"job_id": job_id, "spec": spec})
 
     def drop_request(self, job_id: str) -> None:
-        """Forgets what a job asked for."""
-        self.writer.drop(JOB_REQUESTS, job_id)
+        """Forgets what a job asked for, unless it is to be kept as long as the job."""
+        if not self._keep_requests:
+            self.writer.drop(JOB_REQUESTS, job_id)
 
     def save_output(self, job_id: str, first_sequence: int, frames: Sequence[bytes]) -> None:
         """Keeps a job's events, serialised; the first has that sequence. Replaces what was kept before."""
@@ -114,6 +116,26 @@ class SqlStore:
         )
         return [(rows.to_job(row), row["spec"] or b"") for row in await self._read(query)]
 
+    async def oldest_end(self) -> float | None:
+        """Returns when the job that has been at rest longest ended; None when none is at rest."""
+        found = await self._read(select(func.min(JOBS.c.end_time).label("oldest")))
+        return cast("float | None", found[0]["oldest"])
+
+    async def purge(self, ended_before: float, limit: int) -> int:
+        """Forgets up to `limit` jobs that ended before that, and all that belongs to them; returns how many.
+
+        Returns when it is on disk. Raises `Unreachable` STORAGE_UNAVAILABLE.
+        """
+        due = select(JOBS.c.id).where(JOBS.c.end_time < ended_before).order_by(JOBS.c.end_time).limit(limit)
+        job_ids = [row["id"] for row in await self._read(due)]
+        for job_id in job_ids:
+            for table in (JOBS, JOB_REQUESTS, JOB_OUTPUTS):
+                self.writer.drop(table, job_id)
+        for row in await self._read(select(DECISIONS.c.id).where(DECISIONS.c.job_id.in_(job_ids))):
+            self.writer.drop(DECISIONS, row["id"])
+        await self.flush()
+        return len(job_ids)
+
     async def last_order(self) -> int:
         """Returns the highest `order` ever given; 0 for an empty store."""
         found = await self._read(select(func.max(JOBS.c.order).label("last")))
@@ -135,7 +157,7 @@ class SqlStore:
             raise _unavailable(error) from error
 
 
-def open_store(url: str, *, migrate: bool = True) -> SqlStore:
+def open_store(url: str, *, migrate: bool = True, keep_requests: bool = False) -> SqlStore:
     """Returns the store of a database, migrated to the newest tables.
 
     Raises `Unreachable` STORAGE_UNAVAILABLE when it cannot be opened or written, naming it and what to check, and
@@ -154,7 +176,7 @@ def open_store(url: str, *, migrate: bool = True) -> SqlStore:
             _check_newest(url)
     except (SQLAlchemyError, OSError) as error:
         raise _unavailable(error, url) from error
-    return SqlStore(engine)
+    return SqlStore(engine, keep_requests=keep_requests)
 
 
 def _check_newest(url: str) -> None:
