@@ -32,8 +32,8 @@ from wire import channel, errors, status, telemetry
 
 DEFAULT_ADDRESS: Final = "localhost:7833"
 LINGER_S: Final = 0.25
-"""How long the queen lets a job go on whose call broke off: enough to come back over a new connection, and little enough
-for the slot of a caller that was killed. Jobs that must outlive their caller are detached."""
+"""How long the queen lets a job go on whose call broke off: enough to come back over a new connection, and little for
+the slot of a caller that was killed. Jobs that must outlive their caller are detached."""
 ANSWER_TIMEOUT_S: Final = 30.0
 """Longest wait for an answer that needs no process to start or stop."""
 

@@ -13,7 +13,7 @@ from typing import Final
 import platformdirs
 
 from wire.logs import LogFormat
-from wire.settings import Key, address, one_of, path, read_settings, switch
+from wire.settings import Key, address, one_of, path, read_settings, seconds_or_none, switch
 
 KEYS: Final = (
     Key("listen", "RBEE_QUEEN_LISTEN", address, "127.0.0.1:7833", "where to serve gRPC", "HOST:PORT"),
@@ -24,6 +24,8 @@ KEYS: Final = (
     Key("hive_name", "RBEE_HIVE_NAME", str, re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:63] or "hive",
         "name of the local hive", "NAME"),
     Key("scheduler", "RBEE_SCHEDULER", one_of("simple"), "simple", "who decides which worker serves a job", "NAME"),
+    Key("keep_jobs", "RBEE_KEEP_JOBS", seconds_or_none, "7d", "how long finished jobs are kept; 0: for ever", "TIME"),
+    Key("keep_requests", "RBEE_KEEP_REQUESTS", switch, "0", "keep prompts as long as their jobs", flag=True),
     Key("no_migrate", "RBEE_NO_MIGRATE", switch, "0", "refuse to start on an older database", flag=True),
     Key("migrate_only", "RBEE_MIGRATE_ONLY", switch, "0", "bring the database up to date and end", flag=True),
     Key("log_format", "RBEE_LOG_FORMAT", one_of("text", "json"), "text", "text or json", "FORMAT"),
@@ -33,7 +35,7 @@ KEYS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a queen is told; see `KEYS` for defaults and `queen-rbee --help` for meanings."""
+    """What a queen is told; see `KEYS` for defaults and `queen-rbee --help` for meanings. Times in seconds."""
 
     listen: str
     database: str
@@ -42,6 +44,8 @@ class Settings:
     hive_listen: str
     hive_name: str
     scheduler: str
+    keep_jobs: float
+    keep_requests: bool
     no_migrate: bool
     migrate_only: bool
     log_format: LogFormat

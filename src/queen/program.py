@@ -31,6 +31,7 @@ from queen.services.jobs import JobService
 from queen.services.models import ModelService
 from queen.services.telemetry import TelemetryService
 from queen.services.workers import WorkerService
+from queen.storage.retention import Retention
 from queen.storage.store import SqlStore, open_store
 from wire import channel, errors
 from wire.clock import Clock
@@ -59,7 +60,9 @@ class Sources:
 async def run(settings: Settings, sources: Sources) -> None:
     """Runs a queen until SIGTERM or SIGINT; a second signal stops at once. Raises why it cannot start."""
     _check_exposure(settings.listen)
-    store = await asyncio.to_thread(open_store, settings.database_url, migrate=not settings.no_migrate)
+    store = await asyncio.to_thread(
+        open_store, settings.database_url, migrate=not settings.no_migrate, keep_requests=settings.keep_requests
+    )
     if settings.migrate_only:
         await store.close()
         log.info("the database is up to date")
@@ -77,7 +80,11 @@ async def run(settings: Settings, sources: Sources) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 queen = await _Queen.build(settings, sources, store, group)
-                tasks = [group.create_task(queen.cycle.run()), group.create_task(queen.watch_silence())]
+                tasks = [
+                    group.create_task(queen.cycle.run()),
+                    group.create_task(queen.watch_silence()),
+                    group.create_task(Retention(store, settings.keep_jobs, sources.clock).run()),
+                ]
                 try:
                     await queen.serve(settings.listen)
                     await stopping.wait()
@@ -112,7 +119,7 @@ class _Queen:
         self._store = store
         self._woken = asyncio.Event()
         self._heard = asyncio.Event()
-        self.cluster = Cluster(self._wake)
+        self.cluster = Cluster(self._wake, store.save_hive)
         self.jobs = JobTable(store, self._woken.set)
         self._worker_links, self._hive_links = WorkerLinks(), HiveLinks()
         self._dispatcher = JobDispatcher(
@@ -181,8 +188,8 @@ class _Queen:
             queen.cluster.register_hive(hive)
         for job, spec in await store.load_unfinished():
             kept = await store.get_output(job.id) if job.first_token_time is not None else None
-            queen._recovery.restore(restored(job, spec), kept or [])
-        queen._recovery.begin({hive.id for hive in hives if hive.last_report_time}, queen._callers)
+            queen._recovery.restore(restored(job, spec), kept[1] if kept else [])
+        queen._recovery.begin({hive.id for hive in hives if hive.was_online}, queen._callers)
         return queen
 
     async def serve(self, address: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Any, Final
 from wire import errors
 from wire.channel import split_address
 
+_SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
 FLAG_WORDS: Final = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
 
 
@@ -129,6 +132,14 @@ def one_of(*allowed: str) -> Callable[[str], str]:
 def path(text: str) -> Path:
     """Reads a path, made absolute."""
     return Path(text).expanduser().absolute()
+
+
+def seconds_or_none(text: str) -> float:
+    """Reads a time such as 500ms, 12h or 7d, in seconds; 0 where there is to be none."""
+    match = _SPAN.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"a time such as 30m, 12h or 7d, or 0, not '{text}'")
+    return float(match[1]) * _SECONDS[match[2]]
 
 
 def switch(text: str) -> bool:

@@ -19,14 +19,26 @@ from queen.core.model import (
     Decision,
     Failure,
     Hive,
+    HiveState,
     JobState,
     Priority,
     Proposal,
     Usage,
 )
+from queen.storage.retention import Retention
 from queen.storage.store import open_store
 from wire import errors
 from worlds import job
+
+
+class SetClock:
+    def __init__(self, time):
+        self.time = time
+
+    def now(self):
+        return self.time
+
+    monotonic = now
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +143,120 @@ async def test_hives_come_back_registered(store):
     assert await store.list_hives() == [
         Hive("mill", address="h:1", managed=True, labels={"gpu": "no"}, platform="linux", version="1")
     ]
+
+
+async def test_a_hive_was_online_as_last_known_whoever_was_in_between(store):
+    for state in (HiveState.HEALTHY, HiveState.DEGRADED, HiveState.OFFLINE, HiveState.STARTING, HiveState.REGISTERED):
+        store.save_hive(Hive(state.value, state))
+    await store.flush()
+    known = {hive.id: hive for hive in await store.list_hives()}
+    assert {name for name, hive in known.items() if hive.was_online} == {"healthy", "degraded"}
+    assert all(hive.state is HiveState.REGISTERED for hive in known.values())
+    # A queen who ends before she has heard of them leaves them as she found them.
+    for hive in known.values():
+        store.save_hive(hive)
+    await store.flush()
+    assert {hive.id for hive in await store.list_hives() if hive.was_online} == {"healthy", "degraded"}
+
+
+async def test_events_come_back_cut_as_they_were(store):
+    assert await store.get_output("job-1") is None
+    store.save_output("job-1", 7, [b"one", b"", b"\x00three\xff"])
+    store.save_output("job-2", 1, [])
+    await store.flush()
+    assert await store.get_output("job-1") == (7, [b"one", b"", b"\x00three\xff"])
+    assert await store.get_output("job-2") == (1, [])
+    store.save_output("job-1", 1, [b"anew"])
+    store.drop_output("job-2")
+    await store.flush()
+    assert await store.get_output("job-1") == (1, [b"anew"])
+    assert await store.get_output("job-2") is None
+
+
+async def test_of_a_write_and_a_drop_the_later_counts(store):
+    store.save_output("kept", 1, [b"a"])
+    store.drop_output("kept")
+    store.save_output("kept", 1, [b"b"])
+    store.save_output("gone", 1, [b"a"])
+    store.drop_output("gone")
+    await store.flush()
+    assert await store.get_output("kept") == (1, [b"b"])
+    assert await store.get_output("gone") is None
+
+
+async def test_jobs_are_purged_with_all_that_belongs_to_them(store):
+    proposal = Proposal("", Action.DISPATCH, "first idle", "w2", "mill")
+    ends = {"old-1": 10.0, "old-2": 20.0, "old-3": 30.0, "fresh": 100.0, "running": None}
+    for order, (job_id, end) in enumerate(ends.items(), start=1):
+        state = JobState.RUNNING if end is None else JobState.COMPLETE
+        store.save_job(job(job_id, order, state=state, end_time=end))
+        store.save_request(job_id, b"spec")
+        store.save_output(job_id, 1, [b"frame"])
+        for number in range(3):
+            store.save_decision(
+                Decision(f"{job_id}-{number}", replace(proposal, job_id=job_id), "simple", "", 1.0, 0.0)
+            )
+    await store.flush()
+    assert await store.oldest_end() == 10.0
+    assert await store.purge(30.0, 1) == 1
+    assert await store.get_job("old-1") is None
+    assert await store.oldest_end() == 20.0
+    assert await store.purge(30.5, 100) == 2
+    assert await store.purge(30.5, 100) == 0
+    assert {one.id for one in await listing(store)} == {"fresh", "running"}
+    for job_id in ends:
+        left = job_id in ("fresh", "running")
+        assert await store.get_output(job_id) == ((1, [b"frame"]) if left else None)
+        assert len(await store.list_decisions(job_id, 10)) == (3 if left else 0)
+    assert await store.oldest_end() == 100.0
+
+
+async def test_retention_purges_what_is_due_and_says_when_to_look_again(store):
+    clock = SetClock(1000.0)
+    day = 86400.0
+    retention = Retention(store, 7 * day, clock)
+    assert await retention.purge() == 3600.0, "nothing is due for a week; an hour is the longest sleep"
+    for order in range(1, 1201):
+        store.save_job(job(f"job-{order}", order, state=JobState.COMPLETE, end_time=1000.0 + order))
+    await store.flush()
+    clock.time = 1000.5 + 7 * day
+    assert await retention.purge() == 3600.0
+    assert await store.oldest_end() == 1001.0, "the first is due in half a second"
+    clock.time = 2100.5 + 7 * day
+    assert await retention.purge() == 3600.0
+    assert [one.order for one in await listing(store, limit=500)] == list(range(1200, 1100, -1))
+    soon = Retention(store, 3000.0, clock)
+    clock.time = 2101.0 + 1000.0
+    assert await soon.purge() == pytest.approx(2000.0)
+    clock.time = 2101.0 + 2990.0
+    assert await soon.purge() == pytest.approx(30.0), "those that end within a hundredth of the time go together"
+
+
+async def test_retention_survives_a_database_that_is_away(tmp_path):
+    opened = await asyncio.to_thread(open_store, f"sqlite:///{tmp_path / 'queen.db'}")
+    with sqlite3.connect(tmp_path / "queen.db", isolation_level=None) as blocker:
+        blocker.execute("ALTER TABLE jobs RENAME TO hidden")
+    assert await Retention(opened, 1000.0, SetClock(0.0)).purge() == 10.0
+    await opened.close()
+
+
+async def test_requests_are_kept_with_their_jobs_where_that_is_wanted(tmp_path):
+    for keep, left in ((False, b""), (True, b"spec")):
+        opened = await asyncio.to_thread(open_store, f"sqlite:///{tmp_path / f'{keep}.db'}", keep_requests=keep)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(opened.writer.run())
+            opened.save_job(job("job-1", 1, end_time=5.0))
+            opened.save_request("job-1", b"spec")
+            await opened.flush()
+            opened.drop_request("job-1")
+            await opened.flush()
+            assert [spec for _, spec in await opened.load_unfinished()] == [left]
+            assert await opened.purge(6.0, 10) == 1
+            opened.save_job(job("job-1", 1))
+            await opened.flush()
+            assert [spec for _, spec in await opened.load_unfinished()] == [b""], "purged with its job"
+            opened.writer.close()
+        await opened.close()
 
 
 async def test_what_was_flushed_is_there_after_the_store_is_opened_again(tmp_path):

@@ -77,6 +77,7 @@ class NoStore:
     def __init__(self):
         self.jobs = {}
         self.requests = set()
+        self.outputs = set()
 
     def save_job(self, saved):
         self.jobs[saved.id] = saved
@@ -86,6 +87,12 @@ class NoStore:
 
     def drop_request(self, job_id):
         self.requests.discard(job_id)
+
+    def save_output(self, job_id, *_):
+        self.outputs.add(job_id)
+
+    def drop_output(self, job_id):
+        self.outputs.discard(job_id)
 
 
 EVENTS = st.lists(st.tuples(st.integers(0, 5), st.sampled_from(list(JobEvent))), max_size=60)
@@ -119,6 +126,7 @@ def test_the_table_follows_the_lifecycle_and_keeps_its_queue_in_order(happenings
     for one in live:
         assert store.jobs[one.job.id] == one.job
         assert (one.job.id in store.requests) == (one.job.state not in RESTING_STATES)
+        assert (one.job.id in store.outputs) <= (one.job.state not in RESTING_STATES)
         assert one.feed.closed == one.job.resting
         assert [attempt.number for attempt in one.job.attempts] == list(range(1, len(one.job.attempts) + 1))
 

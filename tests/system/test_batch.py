@@ -64,6 +64,33 @@ def test_a_batch_of_more_jobs_than_the_queen_keeps_answers_of_loses_none_while_s
     assert [json.loads(line)["line"] for line in told.stdout.splitlines()] == list(range(1, 301))
 
 
+def test_answers_nobody_waited_for_are_kept(own_queen, tmp_path):
+    own_queen.start()
+    file = tmp_path / "many.jsonl"
+    file.write_text("".join(f'"Say {n}"\n' for n in range(700)))
+    pace = ("--engine-option", "tokens_per_second=0", "--engine-option", "completion_tokens=3", "--slots", "64")
+    spawned = rbee(own_queen, "worker", "spawn", "synthetic:batch", "--engine", "synthetic", *pace)
+    assert spawned.returncode == 0, spawned.stderr
+    told = rbee(own_queen, "jobs", "submit", str(file), "--model", "synthetic:batch", "--no-wait")
+    assert told.returncode == 0, told.stderr
+
+    def unfinished():
+        return json.loads(rbee(own_queen, "jobs", "list", "--queue", "--json").stdout)
+
+    wait_for(lambda: not unfinished(), "all jobs are at rest", 60)
+    told = rbee(own_queen, "jobs", "collect", str(file))
+    assert told.returncode == 0, told.stderr
+    records = [json.loads(line) for line in told.stdout.splitlines()]
+    assert [(one["line"], one["usage"]["completion_tokens"]) for one in records] == [(n, 3) for n in range(1, 701)]
+    # And so they are after she was killed.
+    own_queen.kill()
+    own_queen.start()
+    (tmp_path / "many.jsonl.rbee").write_text(
+        "".join((tmp_path / "many.jsonl.rbee").read_text().splitlines(keepends=True)[:701])
+    )
+    assert rbee(own_queen, "jobs", "collect", str(file)).stdout == told.stdout
+
+
 def test_a_failed_line_is_told_and_the_others_are_answered(queen, tmp_path):
     file = tmp_path / "mixed.jsonl"
     file.write_text(json.dumps("x" * 5000) + "\n" + json.dumps("What is a hive?") + "\n")

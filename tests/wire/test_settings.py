@@ -4,7 +4,7 @@ import os
 import pytest
 
 from wire import errors
-from wire.settings import Key, address, one_of, path, read_settings, switch
+from wire.settings import Key, address, one_of, path, read_settings, seconds_or_none, switch
 
 KEYS = (
     Key("listen", "T_LISTEN", address, "127.0.0.1:1", "where"),
@@ -55,3 +55,11 @@ def test_all_bad_settings_are_told_at_once_with_where_they_came_from(tmp_path):
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(errors.Invalid, match="missing"):
         read("--config", str(tmp_path / "missing.toml"))
+
+
+def test_times_are_read_in_seconds_and_0_is_none():
+    texts = ("500ms", "90", "1.5s", "30m", "12h", "7d", "0", "0d")
+    assert [seconds_or_none(text) for text in texts] == [0.5, 90, 1.5, 1800, 43200, 604800, 0, 0]
+    for wrong in ("", "7 days", "-1d", "1w", "d"):
+        with pytest.raises(ValueError, match="a time such as 30m"):
+            seconds_or_none(wrong)

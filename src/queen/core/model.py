@@ -235,7 +235,10 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Hive:
-    """A machine's agent as the queen knows it; devices and models as it last reported them."""
+    """A machine's agent as the queen knows it; devices and models as it last reported them.
+
+    `was_online`: it was heard of when the queen before this one ended.
+    """
 
     id: str
     state: HiveState = HiveState.REGISTERED
@@ -251,6 +254,7 @@ class Hive:
     disk_free_bytes: int | None = None
     ram_free_mb: int | None = None
     last_report_time: float | None = None
+    was_online: bool = False
 
     @property
     def online(self) -> bool:

@@ -87,7 +87,15 @@ class Store(Protocol):
         ...
 
     def drop_request(self, job_id: str) -> None:
-        """Forgets what a job asked for."""
+        """Forgets what a job asked for, unless it is to be kept as long as the job."""
+        ...
+
+    def save_output(self, job_id: str, first_sequence: int, frames: Sequence[bytes]) -> None:
+        """Keeps a job's events, serialised; the first has that sequence. Replaces what was kept before."""
+        ...
+
+    def drop_output(self, job_id: str) -> None:
+        """Forgets a job's events."""
         ...
 
     def save_decision(self, decision: Decision) -> None:
@@ -95,7 +103,7 @@ class Store(Protocol):
         ...
 
     def save_hive(self, hive: Hive) -> None:
-        """Writes a hive as registered."""
+        """Writes a hive as registered, and whether it is online."""
         ...
 
     async def flush(self) -> None:
@@ -116,6 +124,10 @@ class Store(Protocol):
         """Returns jobs newest first, those accepted before `before_order`. Empty filters let all pass."""
         ...
 
+    async def get_output(self, job_id: str) -> tuple[int, list[bytes]] | None:
+        """Returns the sequence of the first event kept of a job, and the events from there; None when none are kept."""
+        ...
+
     async def list_decisions(self, job_id: str, limit: int) -> list[Decision]:
         """Returns a job's decisions, oldest first."""
         ...
@@ -129,5 +141,5 @@ class Store(Protocol):
         ...
 
     async def list_hives(self) -> list[Hive]:
-        """Returns the registered hives, by name."""
+        """Returns the registered hives, by name; `was_online` is as last saved."""
         ...

@@ -124,8 +124,8 @@ class JobDispatcher:
         if live.give_up is not None:
             live.give_up(errors.Unreachable("the queen was stopped while it ran", "QUEEN_STOPPED"), 0.0)
 
-    async def kept_events(self, job: Job, after_sequence: int) -> list[bytes]:
-        """Returns the events after a sequence that the last worker of a job at rest still keeps, if any."""
+    async def kept_events(self, job: Job) -> list[bytes]:
+        """Returns the events that the last worker of a job at rest still keeps, if any."""
         worker = self._cluster.get_worker(job.attempt.worker_id) if job.attempts else None
         if worker is None:
             return []
@@ -137,7 +137,7 @@ class JobDispatcher:
             return []
         finally:
             generation.cancel()
-        return [frame for frame in frames if events.sequence_of(frame) > after_sequence]
+        return frames
 
     def fail(self, live: LiveJob, error: errors.RbeeError) -> None:
         """Ends a job with an error; one at rest stays as it is."""

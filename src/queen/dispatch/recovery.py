@@ -20,8 +20,13 @@ log = logging.getLogger(__name__)
 RECONNECT_S: Final = 10.0
 """How long hives that were there may take to report again; they try at least every 2 s."""
 
+TOGETHER_S: Final = 3.0
+"""How long jobs whose callers are back wait for the others, to keep their order; callers try at least every 2 s."""
+
 CALLER_GRACE_S: Final = 30.0
 """How long the callers of an earlier queen may take to come back; the client library tries for as long."""
+
+_LOST: Final = "the worker was lost while the queen was away"
 
 
 class Recovery:
@@ -39,6 +44,8 @@ class Recovery:
         self._wake = wake
         self._held: dict[str, LiveJob] = {}
         self._awaited: set[str] = set()
+        self._absent: set[str] = set()
+        self._settled = False
         self._over = False
 
     def restore(self, live: LiveJob, kept: list[bytes]) -> None:
@@ -51,24 +58,21 @@ class Recovery:
         live.present = live.job.detached
         live.grace_s = 0.0 if live.job.detached else CALLER_GRACE_S
         self._held[live.job.id] = live
+        if not live.present:
+            self._absent.add(live.job.id)
         self._jobs.restore(live)
 
     def begin(self, hive_ids: Collection[str], callers: Callers) -> None:
         """Begins to wait for the hives that were there, and for the callers."""
         if not self._held:
-            self._over = True
+            self._settled = self._over = True
             return
-        log.info("%d jobs of an earlier queen; waiting for %s", len(self._held), ", ".join(hive_ids) or "no hive")
-        for live in self._held.values():
-            if not live.job.detached:
-                self._dispatcher.set_deadline(live)
-                callers.expect(live)
+        log.info("%d jobs of an earlier queen; hives to wait for: %s", len(self._held), ", ".join(hive_ids) or "none")
+        for job_id in self._absent:
+            self._dispatcher.set_deadline(self._held[job_id])
+            callers.expect(self._held[job_id])
         self._awaited = set(hive_ids)
-        asyncio.get_running_loop().call_later(RECONNECT_S if hive_ids else 0.0, self._release_all)
-
-    def held(self, job_id: str) -> LiveJob | None:
-        """Returns a job that is held back."""
-        return self._held.get(job_id)
+        asyncio.get_running_loop().call_later(RECONNECT_S if hive_ids else 0.0, self._all_settled)
 
     def taken_over(self, live: LiveJob) -> None:
         """Notes that a job was found on a worker and goes on there."""
@@ -77,31 +81,46 @@ class Recovery:
 
     def settled(self, hive_id: str) -> None:
         """Notes that a hive and its workers have told all they run: what was on it and is not named is lost."""
-        if self._over:
+        if self._settled:
             return
         for live in list(self._held.values()):
             if live.open_attempt is not None and live.open_attempt.hive_id == hive_id:
                 self._give_up_attempt(live)
-        self._awaited.discard(hive_id)
-        if not self._awaited:
-            self._release_all()
+        if hive_id in self._awaited:
+            self._awaited.discard(hive_id)
+            if not self._awaited:
+                self._all_settled()
 
     def caller_is_back(self, live: LiveJob) -> None:
         """Notes that the caller of a job has come back."""
+        self._absent.discard(live.job.id)
         if self._over and live.held:
             self._release(live)
             self._wake()
+        elif self._settled and not self._absent:
+            self._release_all()
+
+    def _all_settled(self) -> None:
+        if self._settled:
+            return
+        self._settled = True
+        if self._awaited:
+            log.warning("%s did not report again; their jobs go elsewhere", ", ".join(sorted(self._awaited)))
+            self._awaited.clear()
+        for live in list(self._held.values()):
+            if live.open_attempt is not None:
+                self._give_up_attempt(live)
+        if not self._absent:
+            self._release_all()
+        else:
+            asyncio.get_running_loop().call_later(TOGETHER_S, self._release_all)
 
     def _release_all(self) -> None:
         if self._over:
             return
         self._over = True
-        if self._awaited:
-            log.warning("%s did not report again; their jobs go elsewhere", ", ".join(sorted(self._awaited)))
         for live in list(self._held.values()):
-            if live.open_attempt is not None:
-                self._give_up_attempt(live)
-            if live.present and not live.job.resting:
+            if live.present:
                 self._release(live)
         self._wake()
 
@@ -109,6 +128,11 @@ class Recovery:
         """Lets a job be given to a worker: it goes on after what its caller has."""
         self._held.pop(live.job.id, None)
         live.held = False
+        if live.job.resting:
+            return
+        if live.job.no_failover and live.received:
+            self._dispatcher.fail(live, errors.Unreachable(_LOST, "WORKER_LOST"))
+            return
         begin = next((index for frame in live.feed.frames if (index := events.first_token_index(frame)) is not None), 0)
         if begin + events.token_count(live.feed.frames) < len(live.received):
             live.prefix = live.received
@@ -118,8 +142,7 @@ class Recovery:
         self._dispatcher.set_queue_limit(live)
 
     def _give_up_attempt(self, live: LiveJob) -> None:
-        message = "the worker was lost while the queen was away"
-        self._jobs.lost(live, Failure("WORKER_LOST", message, 14, True), self._clock.now())
+        self._jobs.lost(live, Failure("WORKER_LOST", _LOST, 14, True), self._clock.now())
         if not self._dispatcher.may_try_again(live):
             self._held.pop(live.job.id, None)
-            self._dispatcher.fail(live, errors.Unreachable(message, "WORKER_LOST"))
+            self._dispatcher.fail(live, errors.Unreachable(_LOST, "WORKER_LOST"))

@@ -28,10 +28,11 @@ _SERVING_STATES: Final = (WorkerState.READY, WorkerState.BUSY, WorkerState.DRAIN
 class Cluster:
     """Hives and workers as last reported, and the slots and memory the queen has promised of them.
 
-    `on_change` is called after every change that could let a waiting job go on.
+    `on_change` is called after every change that could let a waiting job go on, `on_hive` with each hive that has gone
+    online or offline.
     """
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
+    def __init__(self, on_change: Callable[[], None], on_hive: Callable[[Hive], None] = lambda _: None) -> None:
         self._hives: dict[str, Hive] = {}
         self._workers: dict[str, Worker] = {}
         self._by_model: defaultdict[str, dict[str, Worker]] = defaultdict(dict)
@@ -42,6 +43,7 @@ class Cluster:
         self._pinned: set[str] = set()
         self._expected: set[str] = set()
         self._wake = on_change
+        self._on_hive = on_hive
         self._changed: asyncio.Future[None] | None = None
         self._connected: dict[str, str] = {}
         self.models = ModelCatalogue()
@@ -233,7 +235,9 @@ class Cluster:
         """Moves a hive along its lifecycle; an offline hive's workers leave."""
         hive = self._hives[hive_id]
         lifecycle.check_hive(hive.state, state)
-        self._hives[hive_id] = replace(hive, state=state)
+        self._hives[hive_id] = moved = replace(hive, state=state)
+        if moved.online is not hive.online:
+            self._on_hive(moved)
         if state is HiveState.OFFLINE:
             for worker in [worker for worker in self._workers.values() if worker.hive_id == hive_id]:
                 self.forget_worker(worker.id)

@@ -168,7 +168,7 @@ class JobTable:
         live.not_before = now + delay_s
         if live.job.first_token_time is not None:
             # Were the queen lost too, nobody else would have them: they were this worker's.
-            self._store.save_output(live.job.id, live.feed.frames)
+            self._store.save_output(live.job.id, live.feed.sequence_at(0), live.feed.frames)
         if delay_s:
             asyncio.get_running_loop().call_later(delay_s, self._on_queued)
         return self._move(live, JobEvent.RETRIED, attempts=_ended(live.job.attempts, now, failure))
@@ -176,6 +176,8 @@ class JobTable:
     def completed(self, live: LiveJob, now: float, **facts: Any) -> Job:
         """It ended well; `facts` are usage, finish_reason and seed."""
         job = self._move(live, JobEvent.COMPLETED, end_time=now, attempts=_ended(live.job.attempts, now), **facts)
+        if job.detached:  # its caller comes back for the answer, maybe after a long time
+            self._store.save_output(job.id, live.feed.sequence_at(0), live.feed.frames)
         live.feed.close()
         return job
 
@@ -217,6 +219,8 @@ class JobTable:
             if timer is not None:
                 timer.cancel()
         self._store.drop_request(live.job.id)
+        if len(live.job.attempts) > 1 and not (live.job.detached and live.job.state is JobState.COMPLETE):
+            self._store.drop_output(live.job.id)  # kept for another attempt only
         self._resting[live.job.id] = live
         if len(self._resting) > KEPT_AFTER_REST:
             _, oldest = self._resting.popitem(last=False)

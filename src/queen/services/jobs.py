@@ -10,6 +10,8 @@ from queen.core.model import Job, JobState
 from queen.core.ports import Store
 from queen.dispatch.callers import Callers
 from queen.dispatch.dispatcher import JobDispatcher
+from queen.links import events
+from queen.registry.feed import MOST_JOINED
 from queen.registry.jobs import JobTable, LiveJob
 from queen.services import convert, paging
 from queen.services.inference import attend
@@ -60,14 +62,18 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
             self._callers.came(live, request.received_token_ids)
             await attend(live, self._callers, context, b"", request.after_sequence)
             return
+        await self._store.flush()  # it may have come to rest a moment ago
         job = await self._find(request.job_id)
         if job.failure is not None:
             raise status.from_code_number(job.failure.code, job.failure.message, job.failure.reason)
         if job.state is JobState.CANCELLED:
             raise errors.Cancelled(f"job {job.id} was cancelled", "JOB_CANCELLED")
         # A queen that was killed right after the end of a job may not have handed on the last of it.
-        if kept := await self._dispatcher.kept_events(job, request.after_sequence):
-            await context.write(b"".join(kept))
+        _, kept = await self._store.get_output(job.id) or (0, await self._dispatcher.kept_events(job))
+        if kept:
+            news = [frame for frame in kept if events.sequence_of(frame) > request.after_sequence]
+            for begin in range(0, len(news), MOST_JOINED):
+                await context.write(b"".join(news[begin : begin + MOST_JOINED]))
             return
         raise errors.WrongState(
             f"the output of job {job.id} is no longer kept; see: rbee jobs show {job.id}", "OUTPUT_DROPPED"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import accumulate, pairwise
 from typing import Any
 
 from queen.core.model import (
@@ -13,6 +14,7 @@ from queen.core.model import (
     Decision,
     Failure,
     Hive,
+    HiveState,
     Job,
     JobState,
     JobType,
@@ -122,9 +124,29 @@ _HIVE = ("id", "address", "managed", "platform", "version", "last_report_time")
 
 def from_hive(hive: Hive) -> Row:
     """Returns a hive's row: what is known of it without its telemetry."""
-    return {**{name: getattr(hive, name) for name in _HIVE}, "labels": dict(hive.labels)}
+    # One that was not heard of since the queen started is as the queen before her knew it.
+    unheard = hive.state is HiveState.REGISTERED and hive.was_online
+    status = HiveState.HEALTHY if unheard else hive.state
+    return {**{name: getattr(hive, name) for name in _HIVE}, "labels": dict(hive.labels), "status": status.value}
 
 
 def to_hive(row: Mapping[str, Any]) -> Hive:
     """Returns the hive of a row, registered and not yet heard of."""
-    return Hive(**{name: row[name] for name in _HIVE}, labels=row["labels"])
+    was_online = Hive("", HiveState(row["status"])).online
+    return Hive(**{name: row[name] for name in _HIVE}, labels=row["labels"], was_online=was_online)
+
+
+def from_output(job_id: str, first_sequence: int, frames: Sequence[bytes]) -> Row:
+    """Returns the row of a job's events."""
+    return {
+        "job_id": job_id,
+        "first_sequence": first_sequence,
+        "frames": b"".join(frames),
+        "lengths": [len(frame) for frame in frames],
+    }
+
+
+def to_output(row: Mapping[str, Any]) -> tuple[int, list[bytes]]:
+    """Returns the sequence of the first event of a row, and the events."""
+    ends = accumulate(row["lengths"], initial=0)
+    return row["first_sequence"], [row["frames"][start:end] for start, end in pairwise(ends)]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from alembic import command
 from alembic.config import Config
@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from queen.core.model import RESTING_STATES, Decision, Hive, Job, JobState
 from queen.storage import rows
-from queen.storage.tables import DECISIONS, HIVES, JOB_REQUESTS, JOBS
+from queen.storage.tables import DECISIONS, HIVES, JOB_OUTPUTS, JOB_REQUESTS, JOBS
 from queen.storage.writer import Writer
 from wire import errors
 
@@ -27,8 +27,9 @@ from wire import errors
 class SqlStore:
     """Keeps what survives the queen. Open with `open_store`; run `writer.run()` beside it."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, *, keep_requests: bool = False) -> None:
         self._engine = engine
+        self._keep_requests = keep_requests
         self.writer = Writer(engine)
 
     def save_job(self, job: Job) -> None:
@@ -40,15 +41,24 @@ class SqlStore:
         self.writer.put(JOB_REQUESTS, job_id, lambda: {"job_id": job_id, "spec": spec})
 
     def drop_request(self, job_id: str) -> None:
-        """Forgets what a job asked for."""
-        self.writer.drop_request(job_id)
+        """Forgets what a job asked for, unless it is to be kept as long as the job."""
+        if not self._keep_requests:
+            self.writer.drop(JOB_REQUESTS, job_id)
+
+    def save_output(self, job_id: str, first_sequence: int, frames: Sequence[bytes]) -> None:
+        """Keeps a job's events, serialised; the first has that sequence. Replaces what was kept before."""
+        self.writer.put(JOB_OUTPUTS, job_id, partial(rows.from_output, job_id, first_sequence, tuple(frames)))
+
+    def drop_output(self, job_id: str) -> None:
+        """Forgets a job's events."""
+        self.writer.drop(JOB_OUTPUTS, job_id)
 
     def save_decision(self, decision: Decision) -> None:
         """Writes a decision."""
         self.writer.put(DECISIONS, decision.id, partial(rows.from_decision, decision))
 
     def save_hive(self, hive: Hive) -> None:
-        """Writes a hive as registered."""
+        """Writes a hive as registered, and whether it is online."""
         self.writer.put(HIVES, hive.id, partial(rows.from_hive, hive))
 
     async def flush(self) -> None:
@@ -80,6 +90,11 @@ class SqlStore:
             query = query.where(JOBS.c.order < before_order)
         return [rows.to_job(row) for row in await self._read(query)]
 
+    async def get_output(self, job_id: str) -> tuple[int, list[bytes]] | None:
+        """Returns the sequence of the first event kept of a job, and the events from there; None when none are kept."""
+        found = await self._read(select(JOB_OUTPUTS).where(JOB_OUTPUTS.c.job_id == job_id))
+        return rows.to_output(found[0]) if found else None
+
     async def list_decisions(self, job_id: str, limit: int) -> list[Decision]:
         """Returns a job's decisions, oldest first."""
         query = (
@@ -101,13 +116,33 @@ class SqlStore:
         )
         return [(rows.to_job(row), row["spec"] or b"") for row in await self._read(query)]
 
+    async def oldest_end(self) -> float | None:
+        """Returns when the job that has been at rest longest ended; None when none is at rest."""
+        found = await self._read(select(func.min(JOBS.c.end_time).label("oldest")))
+        return cast("float | None", found[0]["oldest"])
+
+    async def purge(self, ended_before: float, limit: int) -> int:
+        """Forgets up to `limit` jobs that ended before that, and all that belongs to them; returns how many.
+
+        Returns when it is on disk. Raises `Unreachable` STORAGE_UNAVAILABLE.
+        """
+        due = select(JOBS.c.id).where(JOBS.c.end_time < ended_before).order_by(JOBS.c.end_time).limit(limit)
+        job_ids = [row["id"] for row in await self._read(due)]
+        for job_id in job_ids:
+            for table in (JOBS, JOB_REQUESTS, JOB_OUTPUTS):
+                self.writer.drop(table, job_id)
+        for row in await self._read(select(DECISIONS.c.id).where(DECISIONS.c.job_id.in_(job_ids))):
+            self.writer.drop(DECISIONS, row["id"])
+        await self.flush()
+        return len(job_ids)
+
     async def last_order(self) -> int:
         """Returns the highest `order` ever given; 0 for an empty store."""
         found = await self._read(select(func.max(JOBS.c.order).label("last")))
         return int(found[0]["last"] or 0)
 
     async def list_hives(self) -> list[Hive]:
-        """Returns the registered hives, by name."""
+        """Returns the registered hives, by name; `was_online` is as last saved."""
         return [rows.to_hive(row) for row in await self._read(select(HIVES).order_by(HIVES.c.id))]
 
     async def close(self) -> None:
@@ -122,7 +157,7 @@ class SqlStore:
             raise _unavailable(error) from error
 
 
-def open_store(url: str, *, migrate: bool = True) -> SqlStore:
+def open_store(url: str, *, migrate: bool = True, keep_requests: bool = False) -> SqlStore:
     """Returns the store of a database, migrated to the newest tables.
 
     Raises `Unreachable` STORAGE_UNAVAILABLE when it cannot be opened or written, naming it and what to check, and
@@ -141,7 +176,7 @@ def open_store(url: str, *, migrate: bool = True) -> SqlStore:
             _check_newest(url)
     except (SQLAlchemyError, OSError) as error:
         raise _unavailable(error, url) from error
-    return SqlStore(engine)
+    return SqlStore(engine, keep_requests=keep_requests)
 
 
 def _check_newest(url: str) -> None:

@@ -18,6 +18,7 @@ HIVES: Final = Table(
     Column("platform", String, nullable=False),
     Column("version", String, nullable=False),
     Column("last_report_time", Float),
+    Column("status", String, nullable=False),
 )
 
 JOBS: Final = Table(
@@ -39,7 +40,7 @@ JOBS: Final = Table(
     Column("timeout_s", Float, nullable=False),
     Column("submit_time", Float, nullable=False),
     Column("first_token_time", Float),
-    Column("end_time", Float),
+    Column("end_time", Float, index=True),
     Column("attempts", JSON, nullable=False),
     Column("usage", JSON),
     Column("finish_reason", String, nullable=False),
@@ -54,6 +55,16 @@ JOB_REQUESTS: Final = Table(
     Column("job_id", String, primary_key=True),
     Column("spec", LargeBinary, nullable=False),
 )
+
+JOB_OUTPUTS: Final = Table(
+    "job_outputs",
+    METADATA,
+    Column("job_id", String, primary_key=True),
+    Column("first_sequence", BigInteger, nullable=False),
+    Column("frames", LargeBinary, nullable=False),
+    Column("lengths", JSON, nullable=False),
+)
+"""The events of detached jobs: `frames` is all of them joined, `lengths` where to cut them apart, in bytes."""
 
 DECISIONS: Final = Table(
     "decisions",

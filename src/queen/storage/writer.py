@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from queen.storage.tables import DECISIONS, HIVES, JOB_REQUESTS, JOBS
+from queen.storage.tables import DECISIONS, HIVES, JOB_OUTPUTS, JOB_REQUESTS, JOBS
 from wire import errors
 
 log = logging.getLogger(__name__)
@@ -28,27 +28,26 @@ Row = dict[str, Any]
 Written = Callable[[], Row]
 """Makes a row when it is written: of the many states of a job most are replaced before that."""
 
-
-_DROP_REQUEST: Final = delete(JOB_REQUESTS).where(JOB_REQUESTS.c.job_id == bindparam("gone"))
-_WRITTEN: Final[tuple[Table, ...]] = (JOBS, JOB_REQUESTS, DECISIONS, HIVES)
+_WRITTEN: Final[tuple[Table, ...]] = (JOBS, JOB_REQUESTS, JOB_OUTPUTS, DECISIONS, HIVES)
+_DELETES: Final = {
+    table.name: delete(table).where(next(iter(table.primary_key)) == bindparam("gone")) for table in _WRITTEN
+}
 
 
 @dataclass(slots=True)
 class _Batch:
-    """Rows to write, newest version of each; a later write of the same key replaces the earlier."""
+    """What to write, newest version of each key by table; None: the row goes."""
 
-    rows: dict[str, dict[str, Written]] = field(default_factory=lambda: {table.name: {} for table in _WRITTEN})
-    dropped_requests: set[str] = field(default_factory=set)
+    rows: dict[str, dict[str, Written | None]] = field(default_factory=lambda: {table.name: {} for table in _WRITTEN})
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.dropped_requests or self.waiters or any(self.rows.values()))
+        return bool(self.waiters or any(self.rows.values()))
 
     def put_back(self, older: _Batch) -> None:
         """Takes in a batch that could not be written; what is newer here stays."""
         for name, rows in older.rows.items():
             self.rows[name] = {**rows, **self.rows[name]}
-        self.dropped_requests |= older.dropped_requests
 
 
 class Writer:
@@ -61,17 +60,16 @@ class Writer:
         self._hurry = asyncio.Event()
         self._closing = False
         dialect: Any = postgresql if engine.dialect.name == "postgresql" else sqlite
-        self._statements = {table.name: _upsert(dialect.insert(table), table) for table in _WRITTEN}
+        self._upserts = {table.name: _upsert(dialect.insert(table), table) for table in _WRITTEN}
 
     def put(self, table: Table, key: str, row: Written) -> None:
         """Writes a row, replacing one with the same primary key; `row` is asked for it when it is written."""
         self._batch.rows[table.name][key] = row
         self._news.set()
 
-    def drop_request(self, job_id: str) -> None:
-        """Deletes a job's request, written or not."""
-        self._batch.rows[JOB_REQUESTS.name].pop(job_id, None)
-        self._batch.dropped_requests.add(job_id)
+    def drop(self, table: Table, key: str) -> None:
+        """Deletes the row with a primary key, written or not."""
+        self._batch.rows[table.name][key] = None
         self._news.set()
 
     async def flush(self) -> None:
@@ -116,11 +114,11 @@ class Writer:
             self._hurry.clear()
 
     async def _write(self, connection: AsyncConnection, batch: _Batch) -> None:
-        for name, statement in self._statements.items():
-            if rows := [row() for row in batch.rows[name].values()]:
-                await connection.execute(statement, rows)
-        if batch.dropped_requests:
-            await connection.execute(_DROP_REQUEST, [{"gone": job_id} for job_id in batch.dropped_requests])
+        for name, changes in batch.rows.items():
+            if rows := [row() for row in changes.values() if row is not None]:
+                await connection.execute(self._upserts[name], rows)
+            if gone := [{"gone": key} for key, row in changes.items() if row is None]:
+                await connection.execute(_DELETES[name], gone)
 
     async def _failed(self, batch: _Batch, error: Exception) -> None:
         reason = getattr(error, "orig", None) or error
