@@ -16,8 +16,9 @@ OVERHEAD_MB: Final = 96
 """Memory of a worker beside weights and KV cache, MB: interpreter, llama.cpp and its compute buffers.
 Measured as the resident size of a worker with the bundled 4 MB model, rounded up."""
 
-MOST_NAMED: Final = 64
-"""Candidates a decision names; the rest is summed up by reason, as a decision is kept for every job."""
+MOST_NAMED: Final = 32
+"""Candidates a decision names; the rest is summed up by reason. Decisions are kept for every job, and naming 64 makes a
+placement a tenth dearer (bench/scheduling.py) and 5 kB on disk."""
 MOST_REASONS: Final = 16
 
 
@@ -42,9 +43,12 @@ def worker_reject_reason(job: Job, worker: Worker, slots_available: int) -> str:
         return f"is {worker.state}"
     if worker.unreachable:
         return "was lost and its hive has not reported since"
-    if slots_available <= 0:
-        return f"all {worker.slots_total} slots are taken"
-    return ""
+    return "" if slots_available > 0 else all_taken(worker)
+
+
+def all_taken(worker: Worker) -> str:
+    """Returns the reason why a worker with no free slot takes no job."""
+    return f"all {worker.slots_total} slots are taken"
 
 
 def find_device(hive: Hive, memory_mb: int, claimed_mb: dict[str, int]) -> tuple[Device | None, str]:

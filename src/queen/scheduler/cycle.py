@@ -124,7 +124,7 @@ def _still_waits(live: LiveJob, proposal: Proposal) -> bool:
     if proposal.action is not Action.WAIT or live.decision is None:
         return False
     before = live.decision.proposal
-    return before.action is Action.WAIT and before.reason == proposal.reason
+    return before is proposal or (before.action is Action.WAIT and before.reason == proposal.reason)
 
 
 def _trace(live: LiveJob, decision: Decision) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from queen.core import feasibility
 from queen.core.model import (
@@ -19,19 +20,27 @@ from queen.core.model import (
 )
 from queen.core.ports import ClusterView
 
+_ENDING: Final = (WorkerState.FAILED, WorkerState.DRAINING)
+
 
 class SimpleScheduler:
-    """First come, first served; workers in order of their ids. `new_id` gives the ids of workers to start."""
+    """First come, first served; workers in order of their ids. `new_id` gives the ids of workers to start.
+
+    A job that waits on for the same reason gets the same proposal, not another that is equal: in a long queue most do.
+    """
 
     name = "simple"
     version = ""
 
     def __init__(self, new_id: Callable[[str], str]) -> None:
         self._new_id = new_id
+        self._waiting: dict[str, Proposal] = {}
 
     async def decide(self, queue: Sequence[Job], cluster: ClusterView, now: float) -> list[Proposal]:
         """Returns one proposal per job: dispatch, start a worker, wait or reject."""
-        return _Round(cluster, self._new_id).run(queue)
+        proposals = _Round(cluster, self._new_id, self._waiting).run(queue)
+        self._waiting = {one.job_id: one for one in proposals if one.action is Action.WAIT}
+        return proposals
 
 
 class _Choices:
@@ -45,13 +54,15 @@ class _Choices:
         self._free: deque[tuple[int, Worker]] = deque()  # (its index among all, the worker)
         self._slots: dict[str, int] = {}
         for index, worker in enumerate(cluster.find_workers_with_model(job.model_ref)):
-            # Busy means that no slot is free: most need not be asked for in a cluster at work.
-            slots = cluster.slots_available(worker.id) if worker.state is WorkerState.READY else 0
-            reason = feasibility.worker_reject_reason(job, worker, slots)
-            if not reason:
-                self._free.append((index, worker))
-                self._slots[worker.id] = slots
-            if worker.state not in (WorkerState.FAILED, WorkerState.DRAINING):
+            if worker.state is WorkerState.BUSY and not worker.unreachable:
+                reason = feasibility.all_taken(worker)  # what is most often so in a cluster at work is found cheaply
+            else:
+                slots = cluster.slots_available(worker.id)
+                reason = feasibility.worker_reject_reason(job, worker, slots)
+                if not reason:
+                    self._free.append((index, worker))
+                    self._slots[worker.id] = slots
+            if worker.state not in _ENDING:
                 self.alive = self.alive or worker
                 self.all_load = self.all_load and worker.state is WorkerState.LOADING
             if index < feasibility.MOST_NAMED - 1:  # the last name is the chosen one's
@@ -70,7 +81,7 @@ class _Choices:
         self._slots[worker.id] -= 1
         if not self._slots[worker.id]:
             self._free.popleft()
-            taken = f"all {worker.slots_total} slots are taken"
+            taken = feasibility.all_taken(worker)
             if chosen:
                 self._rest[""] -= 1
                 self._rest[taken] += 1
@@ -85,9 +96,10 @@ class _Choices:
 
 
 class _Round:
-    """One pass over the queue, with what it has already given away."""
+    """One pass over the queue, with what it has already given away. `before`: the proposals to wait of the last one."""
 
-    def __init__(self, cluster: ClusterView, new_id: Callable[[str], str]) -> None:
+    def __init__(self, cluster: ClusterView, new_id: Callable[[str], str], before: Mapping[str, Proposal]) -> None:
+        self._before = before
         self._cluster = cluster
         self._new_id = new_id
         self._choices: dict[str, _Choices] = {}
@@ -109,12 +121,17 @@ class _Round:
         if choices.alive is not None:
             loads = choices.all_load
             reason = f"{choices.alive.id} still loads {job.model}" if loads else f"all slots with {job.model} are taken"
-            return Proposal(job.id, Action.WAIT, reason, candidates=choices.candidates)
+            return self._not_now(job, Action.WAIT, reason, choices.candidates)
         if (hive_id := self._starting.get(model_ref)) is not None:
-            return Proposal(job.id, Action.WAIT, f"a worker with {job.model} is being started on {hive_id}")
+            return self._not_now(job, Action.WAIT, f"a worker with {job.model} is being started on {hive_id}", ())
         if model_ref not in self._nowhere:
             return self._place(job, choices.candidates)
-        action, reason, candidates = self._nowhere[model_ref]
+        return self._not_now(job, *self._nowhere[model_ref])
+
+    def _not_now(self, job: Job, action: Action, reason: str, candidates: tuple[Candidate, ...]) -> Proposal:
+        before = self._before.get(job.id)
+        if before is not None and before.reason == reason and before.action is action:
+            return before
         return Proposal(job.id, action, reason, candidates=candidates)
 
     def _place(self, job: Job, workers: tuple[Candidate, ...]) -> Proposal:
@@ -135,7 +152,7 @@ class _Round:
                 return Proposal(job.id, Action.START_WORKER, why, spec.worker_id, hive.id, spec, candidates)
         action, reason = self._why_nowhere(job, holders)
         found = self._nowhere[job.model_ref] = action, reason, (*workers, *feasibility.named(places))
-        return Proposal(job.id, action, reason, candidates=found[2])
+        return self._not_now(job, *found)
 
     def _why_nowhere(self, job: Job, holders: list[tuple[Hive, int]]) -> tuple[Action, str]:
         """Returns whether a job waits for room or is refused because there will never be any, and why."""
