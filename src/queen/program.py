@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from queen.config import Settings
+from queen.core import admission
 from queen.core.model import HiveState, Worker
 from queen.dispatch.callers import Callers
 from queen.dispatch.dispatcher import JobDispatcher
+from queen.dispatch.positions import Positions
 from queen.dispatch.reconcile import Reconciler
 from queen.dispatch.recovery import Recovery
 from queen.links.hives import HiveLinks
@@ -80,11 +82,9 @@ async def run(settings: Settings, sources: Sources) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 queen = await _Queen.build(settings, sources, store, group)
-                tasks = [
-                    group.create_task(queen.cycle.run()),
-                    group.create_task(queen.watch_silence()),
-                    group.create_task(Retention(store, settings.keep_jobs, sources.clock).run()),
-                ]
+                retention = Retention(store, settings.keep_jobs, sources.clock)
+                runs = queen.cycle.run(), queen.positions.run(), queen.watch_silence(), retention.run()
+                tasks = [group.create_task(run) for run in runs]
                 try:
                     await queen.serve(settings.listen)
                     await stopping.wait()
@@ -163,15 +163,18 @@ class _Queen:
             new_id=new_id,
             woken=self._woken,
         )
+        self.positions = Positions(self.jobs, clock)
         self._models = Models(self.cluster, self._hive_links)
         self._intake = Intake(
             jobs=self.jobs,
             models=self._models,
+            cluster=self.cluster,
             dispatcher=self._dispatcher,
             store=store,
             clock=clock,
             new_id=new_id,
             last_order=last_order,
+            capacity=admission.capacity(settings.mode, settings.queue_capacity),
         )
         self._group = group
         self._settings = settings
@@ -207,7 +210,7 @@ class _Queen:
             name=self._settings.hive_name,
             group=self._group,
         )
-        serve("InferenceService", InferenceService(self._intake, self._callers), {"Infer"})
+        serve("InferenceService", InferenceService(self._intake, self._callers, self.jobs), {"Infer"})
         serve(
             "JobService",
             JobService(

@@ -150,9 +150,7 @@ class JobDispatcher:
 
     def reject(self, live: LiveJob, proposal: Proposal) -> None:
         """Ends a job a scheduler refuses."""
-        self.fail(
-            live, NoWorkersAvailable(proposal.reason, "INSUFFICIENT_MEMORY", retry_after_s=proposal.retry_after_s)
-        )
+        self.fail(live, NoWorkersAvailable(proposal.reason, "INSUFFICIENT_VRAM", retry_after_s=proposal.retry_after_s))
 
     def hive_lost(self, hive_id: str, silent_s: float) -> None:
         """Leaves the workers of a hive that is offline, but for those that were heard of within `silent_s` seconds."""

@@ -72,6 +72,8 @@ class SchedulingCycle:
 
     def _apply(self, proposal: Proposal, now: float, duration_s: float) -> None:
         live = self._jobs.get(proposal.job_id)
+        if live is not None and _still_waits(live, proposal):
+            return
         refusal = applier.refusal(proposal, live.job if live else None, self._cluster)
         decision = Decision(
             id=self._new_id("dec"),
@@ -115,6 +117,14 @@ class SchedulingCycle:
             self._starter.tell_waiting(live.job.id)
         elif proposal.action is Action.REJECT:
             self._reject(live, proposal)
+
+
+def _still_waits(live: LiveJob, proposal: Proposal) -> bool:
+    """Whether nothing is new: most of a long queue, most of the time."""
+    if proposal.action is not Action.WAIT or live.decision is None:
+        return False
+    before = live.decision.proposal
+    return before is proposal or (before.action is Action.WAIT and before.reason == proposal.reason)
 
 
 def _trace(live: LiveJob, decision: Decision) -> None:
