@@ -22,9 +22,10 @@ from queen.scheduler.simple import SimpleScheduler
 from queen.services import catalogue
 from queen.services.hives import HiveService
 from queen.services.inference import InferenceService
-from queen.services.intake import Intake, Models, restored
+from queen.services.intake import Intake, Models
 from queen.services.jobs import JobService
 from queen.services.models import ModelService
+from queen.services.prompts import Prompts
 from queen.services.telemetry import TelemetryService
 from queen.services.workers import WorkerService
 from queen.storage.store import SqlStore, open_store
@@ -141,6 +142,8 @@ class _Queen:
         self._intake = Intake(
             jobs=self.jobs,
             models=self._models,
+            prompts=Prompts(self.cluster, self._worker_links),
+            limits=settings.limits,
             dispatcher=self._dispatcher,
             store=store,
             clock=clock,
@@ -169,7 +172,7 @@ class _Queen:
             failure = Failure("QUEEN_RESTARTED", "the queen was restarted while this ran; ask again", 14, True)
             attempts = tuple(replace(one, end_time=one.end_time or now) for one in job.attempts)
             if job.detached and spec:
-                live = restored(replace(job, state=JobState.QUEUED, attempts=attempts), spec)
+                live = self._intake.restored(replace(job, state=JobState.QUEUED, attempts=attempts), spec)
                 self.jobs.restore(live)
                 self._dispatcher.set_queue_limit(live)
             else:

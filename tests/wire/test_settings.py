@@ -4,7 +4,7 @@ import os
 import pytest
 
 from wire import errors
-from wire.settings import Key, address, one_of, path, read_settings, switch
+from wire.settings import Key, address, one_of, path, read_settings, seconds, seconds_or_none, switch
 
 KEYS = (
     Key("listen", "T_LISTEN", address, "127.0.0.1:1", "where"),
@@ -55,3 +55,28 @@ def test_all_bad_settings_are_told_at_once_with_where_they_came_from(tmp_path):
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(errors.Invalid, match="missing"):
         read("--config", str(tmp_path / "missing.toml"))
+
+
+def test_a_name_like_another_is_told_with_it(tmp_path):
+    file = tmp_path / "queen.toml"
+    file.write_text('lissten = "h:1"\n')
+    with pytest.raises(errors.Invalid, match="lissten: no such setting; listen is meant"):
+        read("--config", str(file))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("500ms", 0.5), ("1s", 1.0), ("2", 2.0), ("1.5m", 90.0), ("2h", 7200.0), (" 3s ", 3.0)]
+)
+def test_times_are_read_in_seconds(text, expected):
+    assert seconds(text) == expected
+    assert seconds_or_none(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "0ms", "-1s", "1 day", "soon", "1e3", "inf"])
+def test_what_is_no_time_is_told(text):
+    with pytest.raises(ValueError, match="a time above 0, such as"):
+        seconds(text)
+
+
+def test_no_time_may_be_said_where_none_is_allowed():
+    assert seconds_or_none("") is None

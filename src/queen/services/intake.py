@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from google.protobuf.duration_pb2 import Duration
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
+from queen.core.limits import LimitRules, Wanted, resolve
 from queen.core.model import Job, JobType, Priority, StageLimits
 from queen.core.ports import Store
 from queen.dispatch.dispatcher import JobDispatcher
@@ -15,11 +17,10 @@ from queen.links import events
 from queen.links.hives import HiveLinks
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
+from queen.services.prompts import Prompts
 from rbee.v1 import job_pb2
 from wire import errors, telemetry, validation
 from wire.clock import Clock
-
-DEFAULT_TIMEOUT_S = 300.0
 
 
 class Models:
@@ -42,6 +43,10 @@ class Models:
             model_ref = await self._find_outside(wanted)
         self._check_usable(model_ref)
         return model_ref
+
+    def name_of(self, model_ref: str) -> str:
+        """Returns a model's short name; its reference when no hive holds it."""
+        return self._cluster.models.name_of(model_ref)
 
     async def _find_outside(self, wanted: str) -> str:
         path = wanted.removeprefix("file:")
@@ -80,6 +85,8 @@ class Intake:
         *,
         jobs: JobTable,
         models: Models,
+        prompts: Prompts,
+        limits: LimitRules,
         dispatcher: JobDispatcher,
         store: Store,
         clock: Clock,
@@ -88,6 +95,8 @@ class Intake:
     ) -> None:
         self._jobs = jobs
         self._models = models
+        self._prompts = prompts
+        self._limits = limits
         self._dispatcher = dispatcher
         self._store = store
         self._clock = clock
@@ -114,13 +123,15 @@ class Intake:
         """
         if not self._open:
             raise errors.Unreachable("the queen is stopping", "QUEEN_STOPPING", retry_after_s=5.0)
-        if faults := validation.job_faults(spec):
+        if faults := validation.job_faults(spec, longest_s=self._limits.most_s):
             raise errors.invalid(faults, "job")
         with telemetry.tracer().start_as_current_span(telemetry.SPAN_ADMISSION):
             model_ref = await self._models.resolve(spec.model)
+            await self._prompts.check(spec, model_ref)
         if not self._open:
             raise errors.Unreachable("the queen is stopping", "QUEEN_STOPPING", retry_after_s=5.0)
         self._order += 1
+        limits = self._stage_limits(spec, model_ref, None if detached else deadline_s)
         job = _job(
             spec,
             job_id=self._new_id("job"),
@@ -129,12 +140,10 @@ class Intake:
             request_id=request_id,
             now=self._clock.now(),
             detached=detached,
-            deadline_s=deadline_s,
+            timeout_s=limits.total_s,
         )
         trace.get_current_span().set_attribute("rbee.job.id", job.id)
-        live = LiveJob(
-            job, spec.SerializeToString(), context=otel_context.get_current(), limits=_stage_limits(spec.timeouts)
-        )
+        live = LiveJob(job, spec.SerializeToString(), context=otel_context.get_current(), limits=limits)
         # The fast path's caller is told 1 when nobody waits; the position is exact when somebody does.
         live.feed.append(events.queued(1, self._jobs.queue_depth() + 1))
         self._jobs.add(live)
@@ -143,18 +152,22 @@ class Intake:
         self._dispatcher.set_queue_limit(live)
         return live
 
+    def restored(self, job: Job, spec: bytes) -> LiveJob:
+        """Returns a stored job that is to go on, with what it asks for and the total time it was accepted with."""
+        limits = self._stage_limits(job_pb2.JobSpec.FromString(spec), job.model_ref, None)
+        return LiveJob(job, spec, limits=replace(limits, total_s=job.timeout_s))
 
-def restored(job: Job, spec: bytes) -> LiveJob:
-    """Returns a stored job that is to go on, with what it asks for."""
-    return LiveJob(job, spec, limits=_stage_limits(job_pb2.JobSpec.FromString(spec).timeouts))
-
-
-def _stage_limits(timeouts: job_pb2.JobTimeouts) -> StageLimits:
-    return StageLimits(
-        queue_s=_seconds(timeouts.queue),
-        first_token_s=_seconds(timeouts.first_token),
-        stall_s=_seconds(timeouts.stall) or StageLimits().stall_s,
-    )
+    def _stage_limits(self, spec: job_pb2.JobSpec, model_ref: str, caller_s: float | None) -> StageLimits:
+        timeouts = spec.timeouts
+        request = Wanted(
+            total_s=_seconds(timeouts.total),
+            queue_s=_seconds(timeouts.queue),
+            start_s=_seconds(timeouts.start),
+            first_token_s=_seconds(timeouts.first_token),
+            stall_s=_seconds(timeouts.stall),
+        )
+        model = self._limits.of_model(model_ref, self._models.name_of(model_ref))
+        return resolve(request, model, self._limits.default, caller_s)
 
 
 def _seconds(span: Duration) -> float | None:
@@ -171,11 +184,8 @@ def _job(
     request_id: str,
     now: float,
     detached: bool,
-    deadline_s: float | None,
+    timeout_s: float,
 ) -> Job:
-    total_s = _seconds(spec.timeouts.total) or DEFAULT_TIMEOUT_S
-    if deadline_s is not None and not detached:
-        total_s = min(total_s, deadline_s)
     return Job(
         id=job_id,
         order=order,
@@ -190,6 +200,6 @@ def _job(
         labels=dict(spec.labels),
         detached=detached,
         no_failover=spec.no_failover,
-        timeout_s=total_s,
+        timeout_s=timeout_s,
         trace_id=telemetry.trace_id(),
     )
