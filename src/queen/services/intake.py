@@ -130,6 +130,8 @@ class Intake:
             await self._prompts.check(spec, model_ref)
         if not self._open:
             raise errors.Unreachable("the queen is stopping", "QUEEN_STOPPING", retry_after_s=5.0)
+        if (same := self._jobs.find(request_id)) is not None:
+            return same  # asked for again while its prompt was measured
         self._order += 1
         limits = self._stage_limits(spec, model_ref, None if detached else deadline_s)
         job = _job(
