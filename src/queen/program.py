@@ -28,9 +28,10 @@ from queen.scheduler.simple import SimpleScheduler
 from queen.services import catalogue
 from queen.services.hives import HiveService
 from queen.services.inference import InferenceService
-from queen.services.intake import Intake, Models, restored
+from queen.services.intake import Intake, Models
 from queen.services.jobs import JobService
 from queen.services.models import ModelService
+from queen.services.prompts import Prompts
 from queen.services.telemetry import TelemetryService
 from queen.services.workers import WorkerService
 from queen.storage.retention import Retention
@@ -169,6 +170,8 @@ class _Queen:
             jobs=self.jobs,
             models=self._models,
             cluster=self.cluster,
+            prompts=Prompts(self.cluster, self._worker_links),
+            limits=settings.limits,
             dispatcher=self._dispatcher,
             store=store,
             clock=clock,
@@ -191,7 +194,7 @@ class _Queen:
             queen.cluster.register_hive(hive)
         for job, spec in await store.load_unfinished():
             kept = await store.get_output(job.id) if job.first_token_time is not None else None
-            queen._recovery.restore(restored(job, spec), kept[1] if kept else [])
+            queen._recovery.restore(queen._intake.restored(job, spec), kept[1] if kept else [])
         queen._recovery.begin({hive.id for hive in hives if hive.was_online}, queen._callers)
         return queen
 

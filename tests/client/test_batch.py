@@ -78,6 +78,7 @@ def test_the_same_file_and_options_are_the_same_requests(tmp_path: Path) -> None
         ({"prompt": "a", "stop": "x"}, "stop: a list of texts"),
         ({"prompt": "a", "labels": {"a": 1}}, "labels: an object of texts"),
         ({"prompt": "a", "timeout_s": 1e9}, "total: above 0 s"),
+        ({"prompt": "a", "start_timeout_s": 0}, "start: above 0 s"),
         ({"messages": [{"role": "bee", "content": "a"}]}, "role: system, user, assistant or tool"),
         ({"messages": [{"role": "user"}]}, "messages: a list of"),
         ({"messages": []}, "at least one message"),
