@@ -338,7 +338,7 @@ async def test_a_server_that_goes_away_and_comes_back_loses_nothing(postgres):
         postgres.stop()
         later = replace(FULL, id="job-2", order=2, request_id="r-2")
         opened.save_job(later)
-        with pytest.raises(errors.Unreachable, match="database cannot be written") as caught:
+        with pytest.raises(errors.Unreachable, match="cannot be written") as caught:
             await opened.flush()
         assert caught.value.reason == "STORAGE_UNAVAILABLE"
         with pytest.raises(errors.Unreachable):

@@ -106,6 +106,10 @@ class Store(Protocol):
         """Writes a hive as registered, and whether it is online."""
         ...
 
+    def check_writable(self) -> None:
+        """Raises `Unreachable` STORAGE_UNAVAILABLE while writes fail."""
+        ...
+
     async def flush(self) -> None:
         """Returns when everything saved before is on disk; raises `Unreachable` STORAGE_UNAVAILABLE when it cannot."""
         ...

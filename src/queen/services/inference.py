@@ -38,7 +38,10 @@ class InferenceService(inference_service_pb2_grpc.InferenceServiceServicer):
                 raise
 
     async def _live(self, request: inference_service_pb2.InferRequest, deadline_s: float | None) -> LiveJob:
-        known = await self._intake.known(request.request_id)
+        known = await self._intake.known(
+            request.request_id,
+            for_sure=request.detach,  # others need no disk; at worst an answered one is answered again
+        )
         if known is None:
             return await self._intake.accept(
                 request.job, request.request_id, detached=request.detach, deadline_s=deadline_s

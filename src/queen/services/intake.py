@@ -99,11 +99,19 @@ class Intake:
         """Takes no new jobs from now on."""
         self._open = False
 
-    async def known(self, request_id: str) -> LiveJob | Job | None:
-        """Returns the job a request id was used for, alive or stored; None for a new or empty id."""
+    async def known(self, request_id: str, *, for_sure: bool = True) -> LiveJob | Job | None:
+        """Returns the job a request id was used for, alive or stored; None for a new or empty id.
+
+        `for_sure`: raises `Unreachable` STORAGE_UNAVAILABLE where that cannot be told. Otherwise it is taken for new.
+        """
         if not request_id:
             return None
-        return self._jobs.find(request_id) or await self._store.find_job(request_id)
+        try:
+            return self._jobs.find(request_id) or await self._store.find_job(request_id)
+        except errors.Unreachable:
+            if for_sure:
+                raise
+            return None
 
     async def accept(
         self, spec: job_pb2.JobSpec, request_id: str, *, detached: bool, deadline_s: float | None = None

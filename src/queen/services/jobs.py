@@ -40,6 +40,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         """Accepts a job that runs without its caller, once it is on disk."""
         known = await self._intake.known(request.request_id)
         if known is None:
+            self._store.check_writable()  # what could not be acknowledged is better not begun
             known = await self._intake.accept(request.job, request.request_id, detached=True)
         job = known.job if isinstance(known, LiveJob) else known
         await self._store.flush()
