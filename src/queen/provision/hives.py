@@ -89,7 +89,7 @@ class LocalHives:
         process = self._processes.pop(hive_id, None)
         if hive.online:
             if process is not None and process.pid != hive.pid:
-                # One that finds its name taken, and ends by itself; if it has not looked yet, the name is about to be free.
+                # One that found its name taken, and ends by itself; one that has not looked yet would find it free.
                 if process.returncode is None:
                     process.terminate()
                     await self._ended(hive, process)
