@@ -21,8 +21,12 @@ from wire import errors
 if TYPE_CHECKING:
     from client.client import Client
 
-SUBMITTING: Final = 64
-"""Jobs handed in at a time."""
+PORTION: Final = 256
+"""Most jobs in one call."""
+PORTION_BYTES: Final = 1 << 20
+"""Most text in one call, unless a single job has more; well below what a call may have."""
+SUBMITTING: Final = 2
+"""Calls at a time: one is written to the queen's disk while the next is on its way."""
 FOLLOWING: Final = 32
 """Answers read at a time."""
 
@@ -171,11 +175,13 @@ async def submit(
     jobs: dict[int, Entry] = {}
     fresh: asyncio.Queue[Entry] = asyncio.Queue()
 
-    async def hand_in(asked: Asked) -> None:
-        job_id = await _handed_in(queen, asked, reattach_s, was_heard=lambda: bool(jobs))
+    def taken(asked: Asked, job_id: str) -> None:
         jobs[asked.line] = Entry(asked.line, asked.id, job_id)
         fresh.put_nowait(jobs[asked.line])
         accepted()
+
+    async def hand_in(portion: Sequence[Asked]) -> None:
+        await _hand_in(queen, portion, reattach_s, taken, was_heard=lambda: bool(jobs))
 
     async def read_early() -> None:
         while True:
@@ -189,7 +195,7 @@ async def submit(
     try:
         async with asyncio.TaskGroup() as group:
             readers = [group.create_task(read_early()) for _ in range(FOLLOWING if read else 0)]
-            await _each(batch.lines, SUBMITTING, hand_in)
+            await _each(_portions(batch.lines), SUBMITTING, hand_in)
             for reader in readers:
                 reader.cancel()
     except ExceptionGroup as several:
@@ -230,19 +236,52 @@ class InOrder:
             self._next = next(self._order, None)
 
 
-async def _handed_in(queen: Client, asked: Asked, reattach_s: float, was_heard: Callable[[], bool]) -> str:
-    """Returns the id of the job a line became, when the queen has taken it."""
+def _portions(lines: Iterable[Asked]) -> Iterator[Sequence[Asked]]:
+    """Yields the lines in portions that fit a call."""
+    portion: list[Asked] = []
+    size = 0
+    for asked in lines:
+        length = len(json.dumps(asked.options))
+        if portion and (len(portion) == PORTION or size + length > PORTION_BYTES):
+            yield portion
+            portion, size = [], 0
+        portion.append(asked)
+        size += length
+    if portion:
+        yield portion
+
+
+async def _hand_in(
+    queen: Client,
+    portion: Sequence[Asked],
+    reattach_s: float,
+    taken: Callable[[Asked, str], None],
+    was_heard: Callable[[], bool],
+) -> None:
+    """Hands in jobs until the queen has taken all; tells which job each line became."""
     waits = pauses(reattach_s)
-    while True:
+    left = list(portion)
+    while sent := left:
         try:
-            return (await queen.submit(request_id=asked.request_id, **asked.options)).id
-        except (errors.NoCapacity, errors.Unreachable) as error:
+            outcomes = await queen.submit_batch([(asked.request_id, asked.options) for asked in sent])
+        except errors.Unreachable as error:
             # A queen nobody has heard of yet is a wrong address rather than one that went away.
-            went_away = isinstance(error, errors.Unreachable) and was_heard()
-            pause = next(waits, None) if went_away else error.retry_after_s
+            pause = next(waits, None) if was_heard() else error.retry_after_s
             if pause is None or error.reason == "NOT_A_QUEEN":
                 raise
             await asyncio.sleep(pause)
+            continue
+        left, again_in = [], 0.0
+        for asked, outcome in zip(sent, outcomes, strict=True):
+            if isinstance(outcome, str):
+                taken(asked, outcome)
+            elif outcome.retry_after_s is None:
+                raise outcome
+            else:
+                left.append(asked)
+                again_in = max(again_in, outcome.retry_after_s)
+        if left:
+            await asyncio.sleep(again_in)
 
 
 async def _outcome(queen: Client, entry: Entry, *, wait: bool) -> Record:

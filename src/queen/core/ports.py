@@ -122,6 +122,10 @@ class Store(Protocol):
         """Returns the job a request id was used for."""
         ...
 
+    async def find_jobs(self, request_ids: Collection[str]) -> dict[str, Job]:
+        """Returns the jobs request ids were used for, by these; unknown ones are left out."""
+        ...
+
     async def list_jobs(
         self, *, states: Collection[JobState], tenant_id: str, model: str, before_order: int | None, limit: int
     ) -> list[Job]:

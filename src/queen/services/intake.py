@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from google.protobuf.duration_pb2 import Duration
 from opentelemetry import context as otel_context
@@ -112,6 +112,12 @@ class Intake:
             if for_sure:
                 raise
             return None
+
+    async def known_of(self, request_ids: Collection[str]) -> dict[str, LiveJob | Job]:
+        """Returns the jobs that request ids were used for, as `known` does for one."""
+        asked = {one for one in request_ids if one}
+        alive = {one: live for one in asked if (live := self._jobs.find(one)) is not None}
+        return {**await self._store.find_jobs(asked - alive.keys()), **alive}
 
     async def accept(
         self, spec: job_pb2.JobSpec, request_id: str, *, detached: bool, deadline_s: float | None = None

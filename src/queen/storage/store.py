@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from queen.core.model import RESTING_STATES, Decision, Hive, Job, JobState
 from queen.storage import rows
+from queen.storage.lookup import Lookup
 from queen.storage.tables import DECISIONS, HIVES, JOB_OUTPUTS, JOB_REQUESTS, JOBS
 from queen.storage.trouble import may_pass, unavailable
 from queen.storage.writer import Writer
@@ -40,6 +41,7 @@ class SqlStore:
     def __init__(self, engine: AsyncEngine, *, keep_requests: bool = False) -> None:
         self._engine = engine
         self._keep_requests = keep_requests
+        self._lookup = Lookup(self._find_jobs)
         self.writer = Writer(engine)
 
     def save_job(self, job: Job) -> None:
@@ -86,8 +88,15 @@ class SqlStore:
 
     async def find_job(self, request_id: str) -> Job | None:
         """Returns the job a request id was used for."""
-        found = await self._read(select(JOBS).where(JOBS.c.request_id == request_id))
-        return rows.to_job(found[0]) if found else None
+        return (await self.find_jobs([request_id])).get(request_id)
+
+    async def find_jobs(self, request_ids: Collection[str]) -> dict[str, Job]:
+        """Returns the jobs request ids were used for, by these; unknown ones are left out."""
+        return await self._lookup.find(request_ids)
+
+    async def _find_jobs(self, request_ids: Collection[str]) -> dict[str, Job]:
+        query = select(JOBS).where(JOBS.c.request_id.in_(request_ids))
+        return {row["request_id"]: rows.to_job(row) for row in await self._read(query)}
 
     async def list_jobs(
         self, *, states: Collection[JobState], tenant_id: str, model: str, before_order: int | None, limit: int
