@@ -21,8 +21,12 @@ from wire import errors
 if TYPE_CHECKING:
     from client.client import Client
 
-SUBMITTING: Final = 64
-"""Jobs handed in at a time."""
+PORTION: Final = 256
+"""Most jobs in one call."""
+PORTION_BYTES: Final = 1 << 20
+"""Most text in one call, unless a single job has more; well below what a call may have."""
+SUBMITTING: Final = 2
+"""Calls at a time: one is written to the queen's disk while the next is on its way."""
 FOLLOWING: Final = 32
 """Answers read at a time."""
 
@@ -174,7 +178,7 @@ async def submit(
     try:
         async with asyncio.TaskGroup() as group:
             readers = [group.create_task(handing.read_early()) for _ in range(FOLLOWING if read else 0)]
-            await _each(batch.lines, SUBMITTING, handing.hand_in)
+            await _each(_portions(batch.lines), SUBMITTING, handing.hand_in)
             for reader in readers:
                 reader.cancel()
     except ExceptionGroup as several:
@@ -204,18 +208,41 @@ class _HandingIn:
             if (earlier.batch, earlier.model) == (batch.id, batch.model):
                 self._before = {entry.line: entry for entry in earlier.entries}
 
-    async def hand_in(self, asked: Asked) -> None:
-        """Makes a job of a line, or notes that its prompt is too long for any worker."""
-        try:
-            job_id = await _handed_in(self._queen, asked, self._reattach_s, was_heard=lambda: bool(self.jobs))
-            entry = Entry(asked.line, asked.id, job_id)
+    async def hand_in(self, portion: Sequence[Asked]) -> None:
+        """Makes jobs of some lines, asking again until the queen has taken all."""
+        waits = pauses(self._reattach_s)
+        left = list(portion)
+        while sent := left:
+            try:
+                outcomes = await self._queen.submit_batch([(asked.request_id, asked.options) for asked in sent])
+            except errors.Unreachable as error:
+                # A queen nobody has heard of yet is a wrong address rather than one that went away.
+                pause = next(waits, None) if self.jobs else error.retry_after_s
+                if pause is None or error.reason == "NOT_A_QUEEN":
+                    raise
+                await asyncio.sleep(pause)
+                continue
+            refused = [
+                (asked, why) for asked, out in zip(sent, outcomes, strict=True) if (why := self._took(asked, out))
+            ]
+            if final := [why for _, why in refused if why.retry_after_s is None]:
+                raise final[0]
+            left = [asked for asked, _ in refused]
+            if left:
+                await asyncio.sleep(max(why.retry_after_s or 0.0 for _, why in refused))
+
+    def _took(self, asked: Asked, outcome: str | errors.RbeeError) -> errors.RbeeError | None:
+        """Notes what a line became: a job, or a prompt that is too long for any worker; returns any other refusal."""
+        if isinstance(outcome, str):
+            entry = Entry(asked.line, asked.id, outcome)
             self._fresh.put_nowait(entry)
-        except errors.Invalid as error:
-            if error.reason != "PROMPT_TOO_LONG":
-                raise
-            entry = Entry(asked.line, asked.id, "", _told(error))
+        elif outcome.reason == "PROMPT_TOO_LONG":
+            entry = Entry(asked.line, asked.id, "", _told(outcome))
+        else:
+            return outcome
         self.jobs[asked.line] = entry
         self._accepted()
+        return None
 
     async def read_early(self) -> None:
         """Reads answers as they come, until it is cancelled."""
@@ -264,19 +291,19 @@ class InOrder:
             self._next = next(self._order, None)
 
 
-async def _handed_in(queen: Client, asked: Asked, reattach_s: float, was_heard: Callable[[], bool]) -> str:
-    """Returns the id of the job a line became, when the queen has taken it."""
-    waits = pauses(reattach_s)
-    while True:
-        try:
-            return (await queen.submit(request_id=asked.request_id, **asked.options)).id
-        except (errors.NoCapacity, errors.Unreachable) as error:
-            # A queen nobody has heard of yet is a wrong address rather than one that went away.
-            went_away = isinstance(error, errors.Unreachable) and was_heard()
-            pause = next(waits, None) if went_away else error.retry_after_s
-            if pause is None or error.reason == "NOT_A_QUEEN":
-                raise
-            await asyncio.sleep(pause)
+def _portions(lines: Iterable[Asked]) -> Iterator[Sequence[Asked]]:
+    """Yields the lines in portions that fit a call."""
+    portion: list[Asked] = []
+    size = 0
+    for asked in lines:
+        length = len(json.dumps(asked.options))
+        if portion and (len(portion) == PORTION or size + length > PORTION_BYTES):
+            yield portion
+            portion, size = [], 0
+        portion.append(asked)
+        size += length
+    if portion:
+        yield portion
 
 
 async def _outcome(queen: Client, entry: Entry, *, wait: bool) -> Record:

@@ -35,7 +35,7 @@ from queen.services.prompts import Prompts
 from queen.services.telemetry import TelemetryService
 from queen.services.workers import WorkerService
 from queen.storage.retention import Retention
-from queen.storage.store import SqlStore, open_store
+from queen.storage.store import SqlStore, open_in_time
 from wire import channel, errors
 from wire.clock import Clock
 from wire.server import Server
@@ -63,8 +63,11 @@ class Sources:
 async def run(settings: Settings, sources: Sources) -> None:
     """Runs a queen until SIGTERM or SIGINT; a second signal stops at once. Raises why it cannot start."""
     _check_exposure(settings.listen)
-    store = await asyncio.to_thread(
-        open_store, settings.database_url, migrate=not settings.no_migrate, keep_requests=settings.keep_requests
+    store = await open_in_time(
+        settings.database_url,
+        sources.clock,
+        migrate=not settings.no_migrate,
+        keep_requests=settings.keep_requests,
     )
     if settings.migrate_only:
         await store.close()

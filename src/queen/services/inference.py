@@ -36,7 +36,10 @@ class InferenceService(inference_service_pb2_grpc.InferenceServiceServicer):
     async def _live(self, request: inference_service_pb2.InferRequest, deadline_s: float | None) -> LiveJob:
         if request.received_token_ids and not request.request_id:
             raise errors.invalid([errors.FieldFault("request_id", "the one the received tokens were sent for")])
-        known = await self._intake.known(request.request_id)
+        known = await self._intake.known(
+            request.request_id,
+            for_sure=request.detach,  # others need no disk; at worst an answered one is answered again
+        )
         if known is None:
             return await self._intake.accept(
                 request.job,

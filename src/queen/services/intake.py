@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from google.protobuf.duration_pb2 import Duration
@@ -113,11 +113,25 @@ class Intake:
         """Takes no new jobs from now on."""
         self._open = False
 
-    async def known(self, request_id: str) -> LiveJob | Job | None:
-        """Returns the job a request id was used for, alive or stored; None for a new or empty id."""
+    async def known(self, request_id: str, *, for_sure: bool = True) -> LiveJob | Job | None:
+        """Returns the job a request id was used for, alive or stored; None for a new or empty id.
+
+        `for_sure`: raises `Unreachable` STORAGE_UNAVAILABLE where that cannot be told. Otherwise it is taken for new.
+        """
         if not request_id:
             return None
-        return self._jobs.find(request_id) or await self._store.find_job(request_id)
+        try:
+            return self._jobs.find(request_id) or await self._store.find_job(request_id)
+        except errors.Unreachable:
+            if for_sure:
+                raise
+            return None
+
+    async def known_of(self, request_ids: Collection[str]) -> dict[str, LiveJob | Job]:
+        """Returns the jobs that request ids were used for, as `known` does for one."""
+        asked = {one for one in request_ids if one}
+        alive = {one: live for one in asked if (live := self._jobs.find(one)) is not None}
+        return {**await self._store.find_jobs(asked - alive.keys()), **alive}
 
     async def accept(
         self,
