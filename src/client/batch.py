@@ -21,8 +21,12 @@ from wire import errors
 if TYPE_CHECKING:
     from client.client import Client
 
-SUBMITTING: Final = 64
-"""Jobs handed in at a time."""
+PORTION: Final = 256
+"""Most jobs in one call."""
+PORTION_BYTES: Final = 1 << 20
+"""Most text in one call, unless a single job has more; well below what a call may have."""
+SUBMITTING: Final = 2
+"""Calls at a time: one is written to the queen's disk while the next is on its way."""
 FOLLOWING: Final = 32
 """Answers read at a time."""
 
@@ -47,15 +51,17 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The job a line became."""
+    """The job a line became; none when the queen refused it, and `error` says why."""
 
     line: int
     id: str | int | None
     job_id: str
+    error: Record | None = None
 
     def record(self, **what: Any) -> Record:
         """Returns what became of it, as it is written."""
-        return {"line": self.line, "id": self.id, "job_id": self.job_id, **what}
+        refused = {} if self.error is None else {"error": self.error}
+        return {"line": self.line, "id": self.id, "job_id": self.job_id, **refused, **what}
 
 
 @dataclass(slots=True)
@@ -71,6 +77,8 @@ class Manifest:
     entries: Sequence[Entry]
     answers: dict[str, Record] = field(default_factory=dict)
     """What the jobs answered, by job id."""
+    missing: int = 0
+    """Lines that were not handed in, because that was broken off."""
 
     @property
     def path(self) -> Path:
@@ -79,7 +87,7 @@ class Manifest:
 
     def write(self) -> None:
         """Puts it in place at once, never half of it."""
-        header = {"batch": self.batch, "model": self.model, "jobs": len(self.entries)}
+        header = {"batch": self.batch, "model": self.model, "jobs": len(self.entries), "missing": self.missing}
         draft = self.path.with_name(f"{self.path.name}.part")
         lines = [header, *(entry.record() for entry in self.entries), *self.answers.values()]
         try:
@@ -145,10 +153,10 @@ def load(file: Path) -> Manifest:
         raise errors.WrongState(f"{path} cannot be read: {error}; write it anew with: {again}") from error
     try:
         header, count = found[0], found[0]["jobs"]
-        entries = [Entry(one["line"], one["id"], one["job_id"]) for one in found[1 : count + 1]]
+        entries = [Entry(one["line"], one["id"], one["job_id"], one.get("error")) for one in found[1 : count + 1]]
         entries[count - 1]  # all of them are there
         answers = {one["job_id"]: one for one in found[count + 1 :] if "text" in one}
-        return Manifest(file, header["batch"], header["model"], entries, answers)
+        return Manifest(file, header["batch"], header["model"], entries, answers, header.get("missing", 0))
     except (IndexError, KeyError, TypeError) as error:
         raise errors.WrongState(f"{path} is damaged; write it anew with: {again}") from error
 
@@ -159,46 +167,99 @@ async def submit(
     """Hands in a batch and writes its manifest; what was handed in before is found again, not doubled.
 
     A queen without room is asked again when she says, one that went away for `reattach_s` seconds. `read`: what is
-    answered meanwhile is read, before the queen drops it. `accepted` is called for each job.
+    answered meanwhile is read, before the queen drops it. `accepted` is called for each job. A line whose prompt is
+    too long is noted with why and does not stop the others. Whatever else breaks it off, the jobs handed in so far are
+    noted.
     """
     # Whoever cannot note the jobs down should not start them.
     if not os.access(batch.file.absolute().parent, os.W_OK):
         raise _not_writable(batch.file, "the folder is not writable")
-    try:
-        answers = load(batch.file).answers
-    except errors.RbeeError:
-        answers = {}
-    jobs: dict[int, Entry] = {}
-    fresh: asyncio.Queue[Entry] = asyncio.Queue()
-
-    async def hand_in(asked: Asked) -> None:
-        job_id = await _handed_in(queen, asked, reattach_s, was_heard=lambda: bool(jobs))
-        jobs[asked.line] = Entry(asked.line, asked.id, job_id)
-        fresh.put_nowait(jobs[asked.line])
-        accepted()
-
-    async def read_early() -> None:
-        while True:
-            entry = await fresh.get()
-            if entry.job_id not in answers:
-                # What goes wrong here is asked for once more by `follow`.
-                with suppress(errors.RbeeError):
-                    record = await _outcome(queen, entry, wait=True)
-                    answers.update({entry.job_id: record} if "text" in record else {})
-
+    handing = _HandingIn(queen, batch, reattach_s, accepted)
     try:
         async with asyncio.TaskGroup() as group:
-            readers = [group.create_task(read_early()) for _ in range(FOLLOWING if read else 0)]
-            await _each(batch.lines, SUBMITTING, hand_in)
+            readers = [group.create_task(handing.read_early()) for _ in range(FOLLOWING if read else 0)]
+            await _each(_portions(batch.lines), SUBMITTING, handing.hand_in)
             for reader in readers:
                 reader.cancel()
     except ExceptionGroup as several:
         raise several.exceptions[0] from several
-    entries = [jobs[asked.line] for asked in batch.lines]
-    known = {entry.job_id: answers[entry.job_id] for entry in entries if entry.job_id in answers}
-    manifest = Manifest(batch.file, batch.id, batch.model, entries, known)
-    manifest.write()
-    return manifest
+    finally:
+        # Also of what is broken off, by whatever: jobs nobody knows of would be lost.
+        if handing.jobs:
+            handing.manifest().write()
+    return handing.manifest()
+
+
+class _HandingIn:
+    """A batch on its way to the queen: which line became which job so far, and what is known of it from before."""
+
+    def __init__(self, queen: Client, batch: Batch, reattach_s: float, accepted: Callable[[], None]) -> None:
+        self.jobs: dict[int, Entry] = {}
+        self._queen = queen
+        self._batch = batch
+        self._reattach_s = reattach_s
+        self._accepted = accepted
+        self._fresh: asyncio.Queue[Entry] = asyncio.Queue()
+        self._before: dict[int, Entry] = {}
+        self._answers: dict[str, Record] = {}
+        with suppress(errors.RbeeError):
+            earlier = load(batch.file)
+            self._answers = earlier.answers
+            if (earlier.batch, earlier.model) == (batch.id, batch.model):
+                self._before = {entry.line: entry for entry in earlier.entries}
+
+    async def hand_in(self, portion: Sequence[Asked]) -> None:
+        """Makes jobs of some lines, asking again until the queen has taken all."""
+        waits = pauses(self._reattach_s)
+        left = list(portion)
+        while sent := left:
+            try:
+                outcomes = await self._queen.submit_batch([(asked.request_id, asked.options) for asked in sent])
+            except errors.Unreachable as error:
+                # A queen nobody has heard of yet is a wrong address rather than one that went away.
+                pause = next(waits, None) if self.jobs else error.retry_after_s
+                if pause is None or error.reason == "NOT_A_QUEEN":
+                    raise
+                await asyncio.sleep(pause)
+                continue
+            refused = [
+                (asked, why) for asked, out in zip(sent, outcomes, strict=True) if (why := self._took(asked, out))
+            ]
+            if final := [why for _, why in refused if why.retry_after_s is None]:
+                raise final[0]
+            left = [asked for asked, _ in refused]
+            if left:
+                await asyncio.sleep(max(why.retry_after_s or 0.0 for _, why in refused))
+
+    def _took(self, asked: Asked, outcome: str | errors.RbeeError) -> errors.RbeeError | None:
+        """Notes what a line became: a job, or a prompt that is too long for any worker; returns any other refusal."""
+        if isinstance(outcome, str):
+            entry = Entry(asked.line, asked.id, outcome)
+            self._fresh.put_nowait(entry)
+        elif outcome.reason == "PROMPT_TOO_LONG":
+            entry = Entry(asked.line, asked.id, "", _told(outcome))
+        else:
+            return outcome
+        self.jobs[asked.line] = entry
+        self._accepted()
+        return None
+
+    async def read_early(self) -> None:
+        """Reads answers as they come, until it is cancelled."""
+        while True:
+            entry = await self._fresh.get()
+            if entry.job_id not in self._answers:
+                # What goes wrong here is asked for once more by `follow`.
+                with suppress(errors.RbeeError):
+                    record = await _outcome(self._queen, entry, wait=True)
+                    self._answers.update({entry.job_id: record} if "text" in record else {})
+
+    def manifest(self) -> Manifest:
+        """Returns what there is to note."""
+        batch, known = self._batch, self._before | self.jobs
+        entries = [known[asked.line] for asked in batch.lines if asked.line in known]
+        answers = {entry.job_id: self._answers[entry.job_id] for entry in entries if entry.job_id in self._answers}
+        return Manifest(batch.file, batch.id, batch.model, entries, answers, len(batch.lines) - len(entries))
 
 
 async def follow(queen: Client, manifest: Manifest, told: Callable[[Record], None], *, wait: bool = True) -> None:
@@ -230,22 +291,24 @@ class InOrder:
             self._next = next(self._order, None)
 
 
-async def _handed_in(queen: Client, asked: Asked, reattach_s: float, was_heard: Callable[[], bool]) -> str:
-    """Returns the id of the job a line became, when the queen has taken it."""
-    waits = pauses(reattach_s)
-    while True:
-        try:
-            return (await queen.submit(request_id=asked.request_id, **asked.options)).id
-        except (errors.NoCapacity, errors.Unreachable) as error:
-            # A queen nobody has heard of yet is a wrong address rather than one that went away.
-            went_away = isinstance(error, errors.Unreachable) and was_heard()
-            pause = next(waits, None) if went_away else error.retry_after_s
-            if pause is None or error.reason == "NOT_A_QUEEN":
-                raise
-            await asyncio.sleep(pause)
+def _portions(lines: Iterable[Asked]) -> Iterator[Sequence[Asked]]:
+    """Yields the lines in portions that fit a call."""
+    portion: list[Asked] = []
+    size = 0
+    for asked in lines:
+        length = len(json.dumps(asked.options))
+        if portion and (len(portion) == PORTION or size + length > PORTION_BYTES):
+            yield portion
+            portion, size = [], 0
+        portion.append(asked)
+        size += length
+    if portion:
+        yield portion
 
 
 async def _outcome(queen: Client, entry: Entry, *, wait: bool) -> Record:
+    if entry.error is not None:
+        return entry.record()
     if not wait:
         job = await queen.get_job(entry.job_id)
         if job.state not in _AT_REST:
@@ -257,7 +320,7 @@ async def _outcome(queen: Client, entry: Entry, *, wait: bool) -> Record:
         # What ended the watching may not have ended the job.
         if not await _is_at_rest(queen, entry.job_id):
             raise
-        return entry.record(error={"reason": error.reason, "message": error.message})
+        return entry.record(error=_told(error))
     assert answer.done is not None, "an answer that came to its end says how"
     done = answer.done
     return entry.record(
@@ -270,6 +333,10 @@ async def _outcome(queen: Client, entry: Entry, *, wait: bool) -> Record:
         },
         seed=done.seed,
     )
+
+
+def _told(error: errors.RbeeError) -> Record:
+    return {"reason": error.reason, "message": error.message}
 
 
 async def _is_at_rest(queen: Client, job_id: str) -> bool:

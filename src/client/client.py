@@ -122,6 +122,18 @@ class Client:
         request = job_service_pb2.JobServiceSubmitRequest(request_id=request_id or _request_id(), job=job_spec(job))
         return (await self._ask(self._jobs.Submit, request)).job
 
+    async def submit_batch(self, jobs: Sequence[tuple[str, JobOptions]]) -> list[str | errors.RbeeError]:
+        """Hands in up to 1,000 jobs at once, each with its request id: much cheaper than one by one.
+
+        Returns, in their order, the ids of those that are on disk and why the others were refused.
+        """
+        requests = [
+            job_service_pb2.JobServiceSubmitRequest(request_id=request_id, job=job_spec(job))
+            for request_id, job in jobs
+        ]
+        request = job_service_pb2.JobServiceSubmitBatchRequest(jobs=requests)
+        return [_outcome(one) for one in (await self._ask(self._jobs.SubmitBatch, request)).results]
+
     # --- jobs ---
 
     async def get_job(self, job_id: str) -> job_pb2.Job:
@@ -331,6 +343,16 @@ class Client:
                 f"the queen at {self.address} took too long to answer; see: rbee status", found.reason
             )
         return found
+
+
+def _outcome(result: job_service_pb2.JobServiceSubmitBatchResult) -> str | errors.RbeeError:
+    if not result.HasField("failure"):
+        return result.job_id
+    failure = result.failure
+    error = status.from_code_number(failure.code, failure.message, failure.reason)
+    if result.HasField("retry_delay"):
+        error.retry_after_s = result.retry_delay.ToNanoseconds() / 1e9
+    return error
 
 
 def _request_id() -> str:

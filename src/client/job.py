@@ -72,9 +72,14 @@ class JobOptions(TypedDict, total=False):
     labels: Mapping[str, str] | None
     """Free marks for policies and lists, at most 64."""
     timeout_s: float | None
-    """Seconds from submission to the end, above 0 up to 1800. Default 300."""
+    """Seconds from submission to the end, above 0 up to what the queen allows, 1800 s unless set otherwise.
+
+    Default of this and the other timeouts: what the queen has set for the model, else for all. Here 300 s.
+    """
     queue_timeout_s: float | None
-    """Seconds waiting in the queue. Default: `timeout_s`."""
+    """Seconds of one stay in the queue. Default: `timeout_s`."""
+    start_timeout_s: float | None
+    """Seconds waiting for a worker that is started for it. Default 300."""
     first_token_timeout_s: float | None
     """Seconds from dispatch to the first token. Default: `timeout_s`."""
     stall_timeout_s: float | None
@@ -98,6 +103,7 @@ _SAMPLING: Final = (
 _TIMEOUTS: Final = {
     "timeout_s": "total",
     "queue_timeout_s": "queue",
+    "start_timeout_s": "start",
     "first_token_timeout_s": "first_token",
     "stall_timeout_s": "stall",
 }

@@ -14,25 +14,16 @@ from typing import Final
 import platformdirs
 
 from wire.logs import LogFormat
-from wire.settings import Key, address, one_of, path, switch
+from wire.settings import Key, address, one_of, path, seconds, switch
 from wire.settings import read_settings as read_keys
 
 NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,63}")
-_SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)?")
-_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
 
 
 def _name(text: str) -> str:
     if not NAME.fullmatch(text):
         raise ValueError(f"1 to 63 letters, digits, '.', '_' and '-', not '{text}'")
     return text
-
-
-def _seconds(text: str) -> float:
-    match = _SPAN.fullmatch(text.strip())
-    if match is None or float(match[1]) == 0:
-        raise ValueError(f"a time above 0, such as 500ms, 1s or 10m, not '{text}'")
-    return float(match[1]) * _SECONDS[match[2]]
 
 
 def _address_or_none(text: str) -> str:
@@ -51,9 +42,9 @@ KEYS: Final = (
     Key("model_dir", "RBEE_MODEL_DIR", path, "", "directory with GGUF files, repeatable; empty: DATA_DIR/models", "DIR",
         repeated=os.pathsep),
     Key("managed", "RBEE_HIVE_MANAGED", switch, "0", "a queen started this hive as her child", flag=True),
-    Key("report_interval", "RBEE_REPORT_INTERVAL", _seconds, "1s", "time between reports until the queen sets it",
+    Key("report_interval", "RBEE_REPORT_INTERVAL", seconds, "1s", "time between reports until the queen sets it",
         "TIME"),
-    Key("orphan_timeout", "RBEE_ORPHAN_TIMEOUT", _seconds, "10m", "time without a queen after which idle workers stop",
+    Key("orphan_timeout", "RBEE_ORPHAN_TIMEOUT", seconds, "10m", "time without a queen after which idle workers stop",
         "TIME"),
     Key("log_format", "RBEE_LOG_FORMAT", one_of("text", "json"), "text", "text or json", "FORMAT"),
     Key("log_level", "RBEE_LOG_LEVEL", one_of("debug", "info", "warning", "error"), "info",

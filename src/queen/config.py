@@ -6,14 +6,29 @@ import argparse
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import platformdirs
 
+from queen.core.limits import LimitRules, Wanted, model_key
+from queen.core.model import StageLimits
+from wire.errors import FieldFault
 from wire.logs import LogFormat
-from wire.settings import Key, address, one_of, path, read_settings, seconds_or_none, switch
+from wire.settings import (
+    Key,
+    Table,
+    address,
+    one_of,
+    path,
+    read_settings,
+    seconds,
+    seconds_or_none,
+    seconds_or_zero,
+    switch,
+    unknown_names,
+)
 
 
 def _count(text: str) -> int | None:
@@ -34,17 +49,30 @@ KEYS: Final = (
     Key("hive_name", "RBEE_HIVE_NAME", str, re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:63] or "hive",
         "name of the local hive", "NAME"),
     Key("scheduler", "RBEE_SCHEDULER", one_of("simple"), "simple", "who decides which worker serves a job", "NAME"),
-    Key("keep_jobs", "RBEE_KEEP_JOBS", seconds_or_none, "7d", "how long finished jobs are kept; 0: for ever", "TIME"),
+    Key("keep_jobs", "RBEE_KEEP_JOBS", seconds_or_zero, "7d", "how long finished jobs are kept; 0: for ever", "TIME"),
     Key("keep_requests", "RBEE_KEEP_REQUESTS", switch, "0", "keep prompts as long as their jobs", flag=True),
     Key("mode", "RBEE_MODE", one_of("home", "lab", "platform"), "home",
         "who shares the machines: one household, a lab, or tenants of a platform", "NAME"),
     Key("queue_capacity", "RBEE_QUEUE_CAPACITY", _count, "",
         "jobs of one class that may wait, 0: any number; empty: 100 in platform mode, else any number", "N"),
+    Key("job_timeout", "RBEE_JOB_TIMEOUT", seconds, "300s", "longest time of a whole job", "TIME"),
+    Key("queue_timeout", "RBEE_QUEUE_TIMEOUT", seconds_or_none, "", "longest stay in the queue; empty: the whole job's",
+        "TIME"),
+    Key("start_timeout", "RBEE_START_TIMEOUT", seconds, "300s", "longest wait for a worker that is started", "TIME"),
+    Key("first_token_timeout", "RBEE_FIRST_TOKEN_TIMEOUT", seconds_or_none, "",
+        "longest time from a worker to its first token; empty: the whole job's", "TIME"),
+    Key("stall_timeout", "RBEE_STALL_TIMEOUT", seconds, "60s", "longest pause between two tokens", "TIME"),
+    Key("max_job_timeout", "RBEE_MAX_JOB_TIMEOUT", seconds, "1800s", "the longest of these a request may ask for",
+        "TIME"),
     Key("no_migrate", "RBEE_NO_MIGRATE", switch, "0", "refuse to start on an older database", flag=True),
     Key("migrate_only", "RBEE_MIGRATE_ONLY", switch, "0", "bring the database up to date and end", flag=True),
     Key("log_format", "RBEE_LOG_FORMAT", one_of("text", "json"), "text", "text or json", "FORMAT"),
     Key("log_level", "RBEE_LOG_LEVEL", one_of("debug", "info", "warning", "error"), "info", "least grave", "LEVEL"),
 )  # fmt: skip
+
+
+STAGES: Final = tuple(stage.name.removesuffix("_s") for stage in fields(Wanted))
+"""What a model's table `timeouts` may set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +90,7 @@ class Settings:
     keep_requests: bool
     mode: str
     queue_capacity: int | None
+    limits: LimitRules
     no_migrate: bool
     migrate_only: bool
     log_format: LogFormat
@@ -81,4 +110,38 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         epilog="Traces are exported by the standard OTEL_* variables.",
         allow_abbrev=False,
     )
-    return Settings(**read_settings(KEYS, parser, arguments, environment))
+    said = read_settings(KEYS, parser, arguments, environment, [Table("models", _model_limits)])
+    default = StageLimits(
+        total_s=said.pop("job_timeout"),
+        queue_s=said.pop("queue_timeout"),
+        start_s=said.pop("start_timeout"),
+        first_token_s=said.pop("first_token_timeout"),
+        stall_s=said.pop("stall_timeout"),
+    )
+    return Settings(limits=LimitRules(default, said.pop("models"), said.pop("max_job_timeout")), **said)
+
+
+def _model_limits(table: Any) -> tuple[dict[str, Wanted], list[FieldFault]]:
+    """Reads [models."NAME-OR-REF".timeouts]."""
+    faults: list[FieldFault] = []
+
+    def inner(place: str, found: Any, known: Sequence[str]) -> Mapping[str, Any]:
+        """Returns a table's known members; notes the others, and what is no table."""
+        if not isinstance(found, Mapping):
+            faults.append(FieldFault(place, f"a table, not '{found}'"))
+            return {}
+        faults.extend(unknown_names(f"{place}.", found, known) if known else ())
+        return {name: value for name, value in found.items() if not known or name in known}
+
+    limits: dict[str, Wanted] = {}
+    for name, model in inner("models", table, ()).items():
+        place = f'models."{name}"'
+        timeouts = inner(place, model, ("timeouts",)).get("timeouts", {})
+        read: dict[str, float] = {}
+        for stage, text in inner(f"{place}.timeouts", timeouts, STAGES).items():
+            try:
+                read[f"{stage}_s"] = seconds(str(text))
+            except ValueError as error:
+                faults.append(FieldFault(f"{place}.timeouts.{stage}", str(error)))
+        limits[model_key(name)] = Wanted(**read)
+    return limits, faults

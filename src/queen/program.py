@@ -28,13 +28,14 @@ from queen.scheduler.simple import SimpleScheduler
 from queen.services import catalogue
 from queen.services.hives import HiveService
 from queen.services.inference import InferenceService
-from queen.services.intake import Intake, Models, restored
+from queen.services.intake import Intake, Models
 from queen.services.jobs import JobService
 from queen.services.models import ModelService
+from queen.services.prompts import Prompts
 from queen.services.telemetry import TelemetryService
 from queen.services.workers import WorkerService
 from queen.storage.retention import Retention
-from queen.storage.store import SqlStore, open_store
+from queen.storage.store import SqlStore, open_in_time
 from wire import channel, errors
 from wire.clock import Clock
 from wire.server import Server
@@ -62,8 +63,11 @@ class Sources:
 async def run(settings: Settings, sources: Sources) -> None:
     """Runs a queen until SIGTERM or SIGINT; a second signal stops at once. Raises why it cannot start."""
     _check_exposure(settings.listen)
-    store = await asyncio.to_thread(
-        open_store, settings.database_url, migrate=not settings.no_migrate, keep_requests=settings.keep_requests
+    store = await open_in_time(
+        settings.database_url,
+        sources.clock,
+        migrate=not settings.no_migrate,
+        keep_requests=settings.keep_requests,
     )
     if settings.migrate_only:
         await store.close()
@@ -169,6 +173,8 @@ class _Queen:
             jobs=self.jobs,
             models=self._models,
             cluster=self.cluster,
+            prompts=Prompts(self.cluster, self._worker_links),
+            limits=settings.limits,
             dispatcher=self._dispatcher,
             store=store,
             clock=clock,
@@ -191,7 +197,7 @@ class _Queen:
             queen.cluster.register_hive(hive)
         for job, spec in await store.load_unfinished():
             kept = await store.get_output(job.id) if job.first_token_time is not None else None
-            queen._recovery.restore(restored(job, spec), kept[1] if kept else [])
+            queen._recovery.restore(queen._intake.restored(job, spec), kept[1] if kept else [])
         queen._recovery.begin({hive.id for hive in hives if hive.was_online}, queen._callers)
         return queen
 

@@ -129,3 +129,8 @@ def invalid(faults: Iterable[FieldFault], what: str = "request") -> Invalid:
     faults = tuple(faults)
     lines = "; ".join(f"{fault.field}: {fault.expected}" for fault in faults)
     return Invalid(f"the {what} has {len(faults)} bad field{'s' * (len(faults) != 1)}: {lines}", faults=faults)
+
+
+def prompt_too_long(prompt_tokens: int, context_length: int) -> Invalid:
+    """Builds the error for a prompt that leaves no room for an answer."""
+    return Invalid(f"the prompt has {prompt_tokens:,} tokens, the context holds {context_length:,}", "PROMPT_TOO_LONG")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,13 +41,25 @@ class Key:
         return f"--{self.name.replace('_', '-')}"
 
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What only the configuration file can say, because a flag has no room for it: one table with others inside.
+
+    `read` returns its value and every fault, each with its place in the file; it is given {} when there is no table.
+    """
+
+    name: str
+    read: Callable[[Any], tuple[Any, list[errors.FieldFault]]]
+
+
 def read_settings(
     keys: Sequence[Key],
     parser: argparse.ArgumentParser,
     arguments: Sequence[str],
     environment: Mapping[str, str],
+    tables: Sequence[Table] = (),
 ) -> dict[str, Any]:
-    """Returns the value of every key; raises `Invalid` naming all bad ones at once.
+    """Returns the value of every key and table; raises `Invalid` naming all bad ones at once.
 
     A key named `config` names a TOML file with the same names as keys; it comes before the defaults only.
     """
@@ -54,8 +67,11 @@ def read_settings(
         _add(parser, key)
     typed = vars(parser.parse_args(arguments))
     file = _file(typed.get("config") or next((environment.get(k.variable) for k in keys if k.name == "config"), None))
-    faults = [errors.FieldFault(name, "no such setting") for name in file if name not in {key.name for key in keys}]
+    faults = unknown_names("", file, [*(key.name for key in keys), *(table.name for table in tables)])
     values: dict[str, Any] = {}
+    for table in tables:
+        values[table.name], wrong = table.read(file.get(table.name, {}))
+        faults += wrong
     for key in keys:
         source, texts = _texts(key, typed, environment, file)
         try:
@@ -66,6 +82,20 @@ def read_settings(
     if faults:
         raise errors.invalid(faults, "configuration")
     return values
+
+
+def unknown_names(place: str, given: Mapping[str, Any], known: Collection[str]) -> list[errors.FieldFault]:
+    """Returns a fault for each name that is not known, with the one that may be meant."""
+    return [
+        errors.FieldFault(f"{place}{name}", f"no such setting; {_meant(name, known)}")
+        for name in given
+        if name not in known
+    ]
+
+
+def _meant(name: str, known: Collection[str]) -> str:
+    near = get_close_matches(name, known, 1)
+    return f"{near[0]} is meant?" if near else f"there are {', '.join(sorted(known))}"
 
 
 def _add(parser: argparse.ArgumentParser, key: Key) -> None:
@@ -134,7 +164,7 @@ def path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
-def seconds_or_none(text: str) -> float:
+def seconds_or_zero(text: str) -> float:
     """Reads a time such as 500ms, 12h or 7d, in seconds; 0 where there is to be none."""
     match = _SPAN.fullmatch(text.strip())
     if match is None:
@@ -147,3 +177,16 @@ def switch(text: str) -> bool:
     if text.lower() not in FLAG_WORDS:
         raise ValueError(f"1 or 0, not '{text}'")
     return FLAG_WORDS[text.lower()]
+
+
+def seconds(text: str) -> float:
+    """Reads a time above 0, such as 500ms, 1s, 10m or 1h; a number alone is seconds. Returns seconds."""
+    match = _SPAN.fullmatch(text.strip())
+    if match is None or float(match[1]) == 0:
+        raise ValueError(f"a time above 0, such as 500ms, 1s or 10m, not '{text}'")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def seconds_or_none(text: str) -> float | None:
+    """Reads a time as `seconds` does; None for an empty text."""
+    return seconds(text) if text else None

@@ -10,7 +10,8 @@ from rbee.v1 import generation_pb2, job_pb2
 from wire.errors import FieldFault
 
 MAX_INPUT_BYTES: Final = 4 * 2**20
-MAX_TOTAL_S: Final = 1800.0
+LONGEST_S: Final = 7 * 86_400.0
+"""The longest of all timeouts, seconds: a week. What a queen allows is hers to say."""
 
 # field of Sampling: (least, most, is the least itself excluded)
 _RANGES: Final[dict[str, tuple[float, float, bool]]] = {
@@ -25,18 +26,21 @@ _RANGES: Final[dict[str, tuple[float, float, bool]]] = {
 }
 
 
-def job_faults(job: job_pb2.JobSpec, path: str = "job") -> list[FieldFault]:
-    """Returns every bad field of a job; empty when it is right as far as one can tell without the cluster."""
-    return list(_job_faults(job, path))
+def job_faults(job: job_pb2.JobSpec, path: str = "job", *, longest_s: float = LONGEST_S) -> list[FieldFault]:
+    """Returns every bad field of a job; empty when it is right as far as one can tell without the cluster.
+
+    `longest_s`: the most any of its timeouts may be.
+    """
+    return list(_job_faults(job, path, longest_s))
 
 
-def _job_faults(job: job_pb2.JobSpec, path: str) -> Iterator[FieldFault]:
+def _job_faults(job: job_pb2.JobSpec, path: str, longest_s: float) -> Iterator[FieldFault]:
     if not job.model.strip():
         yield FieldFault(f"{path}.model", "a model is required: rbee model list")
     yield from _input_faults(job, path)
     yield from _sampling_faults(job.sampling, f"{path}.sampling")
     yield from _format_faults(job, path)
-    yield from _timeout_faults(job.timeouts, f"{path}.timeouts")
+    yield from _timeout_faults(job.timeouts, f"{path}.timeouts", longest_s)
     if len(job.session_id.encode()) > 256:
         yield FieldFault(f"{path}.session_id", "at most 256 bytes")
     if len(job.labels) > 64:
@@ -113,11 +117,11 @@ def _format_faults(job: job_pb2.JobSpec, path: str) -> Iterator[FieldFault]:
             yield FieldFault(f"{path}.tools[{index}].parameters_json_schema", "the text of a JSON object")
 
 
-def _timeout_faults(timeouts: job_pb2.JobTimeouts, path: str) -> Iterator[FieldFault]:
+def _timeout_faults(timeouts: job_pb2.JobTimeouts, path: str, longest_s: float) -> Iterator[FieldFault]:
     for descriptor, span in timeouts.ListFields():
         seconds = span.ToNanoseconds() / 1e9
-        if not 0 < seconds <= MAX_TOTAL_S:
-            yield FieldFault(f"{path}.{descriptor.name}", f"above 0 s to {MAX_TOTAL_S:,.0f} s, not {seconds:g} s")
+        if not 0 < seconds <= longest_s:
+            yield FieldFault(f"{path}.{descriptor.name}", f"above 0 s to {longest_s:,g} s, not {seconds:g} s")
 
 
 def _is_json_object(text: str) -> bool:

@@ -64,6 +64,14 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
         await self._generations.end(self._generations.of_job(request.job_id))
         return pb.CancelResponse()
 
+    async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
+        """Counts a prompt's tokens; see the contract."""
+        _check_job(request.job, [])
+        wanted = convert.to_request(request.job, 0, ())
+        return pb.CountTokensResponse(
+            prompt_tokens=await self._engine.count_tokens(wanted), context_length=self._engine.context_length
+        )
+
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
         """Tells what the worker is and runs."""
         return pb.GetStatusResponse(
@@ -115,13 +123,15 @@ def serve(server: Server, servicer: EngineServicer) -> None:
 
 def _check(request: pb.GenerateRequest) -> None:
     """Raises every fault of a request at once."""
-    faults = validation.job_faults(request.job)
-    if not request.job_id:
-        faults.insert(0, errors.FieldFault("job_id", "required"))
+    _check_job(request.job, [] if request.job_id else [errors.FieldFault("job_id", "required")])
+
+
+def _check_job(job: job_pb2.JobSpec, faults: list[errors.FieldFault]) -> None:
+    faults = faults + validation.job_faults(job)
     if faults:
         raise errors.invalid(faults, "request")
-    if _asks_for_vectors(request.job):
-        raise errors.Unserved("embedding jobs are not served by Generate: see Embed")
+    if _asks_for_vectors(job):
+        raise errors.Unserved("embedding jobs are not generated: see Embed")
 
 
 def _asks_for_vectors(job: job_pb2.JobSpec) -> bool:

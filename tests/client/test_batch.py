@@ -78,6 +78,7 @@ def test_the_same_file_and_options_are_the_same_requests(tmp_path: Path) -> None
         ({"prompt": "a", "stop": "x"}, "stop: a list of texts"),
         ({"prompt": "a", "labels": {"a": 1}}, "labels: an object of texts"),
         ({"prompt": "a", "timeout_s": 1e9}, "total: above 0 s"),
+        ({"prompt": "a", "start_timeout_s": 0}, "start: above 0 s"),
         ({"messages": [{"role": "bee", "content": "a"}]}, "role: system, user, assistant or tool"),
         ({"messages": [{"role": "user"}]}, "messages: a list of"),
         ({"messages": []}, "at least one message"),
@@ -169,22 +170,36 @@ async def test_a_full_queen_and_one_that_goes_away_are_asked_again(
         paused.append(seconds)
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    troubles = [errors.NoCapacity("full", "QUEUE_FULL", retry_after_s=7.0), None, errors.Unreachable("gone")]
-    asked: list[str] = []
+    full = errors.NoCapacity("full", "QUEUE_FULL", retry_after_s=7.0)
+    troubles: list[Any] = [{1: full}, errors.Unreachable("gone")]
+    asked: list[int] = []
 
-    async def submit(*, request_id: str, **options: Any) -> Any:
-        asked.append(request_id)
-        if troubles and (trouble := troubles.pop(0)) is not None:
+    async def submit_batch(jobs: Any) -> Any:
+        asked.append(len(jobs))
+        trouble = troubles.pop(0) if troubles else {}
+        if isinstance(trouble, errors.RbeeError):
             raise trouble
-        return SimpleNamespace(id=f"job-{request_id}")
+        return [trouble.get(place, f"job-{request_id}") for place, (request_id, _) in enumerate(jobs)]
 
-    queen: Any = SimpleNamespace(submit=submit)
+    queen: Any = SimpleNamespace(submit_batch=submit_batch)
     found = batch.read(written(tmp_path, '"a"', '"b"', '"c"'), {"model": "m"})
     manifest = await batch.submit(queen, found, reattach_s=1.0)
     assert [entry.job_id for entry in manifest.entries] == [f"job-{one.request_id}" for one in found.lines]
-    assert sorted(paused) == [0.1, 7.0]
-    assert len(asked) == 5
+    assert paused == [7.0, 0.1]
+    assert asked == [3, 1, 1]
     assert batch.load(found.file).entries == manifest.entries
     troubles += [errors.Unreachable("nobody there")]
     with pytest.raises(errors.Unreachable, match="nobody"):
         await batch.submit(queen, found, reattach_s=1.0)
+    troubles += [{2: errors.NotFound("no such model")}]
+    with pytest.raises(errors.NotFound, match="no such model"):
+        await batch.submit(queen, found, reattach_s=1.0)
+    assert paused == [7.0, 0.1]
+
+
+def test_portions_fit_a_call(tmp_path: Path) -> None:
+    lines = ["x" * 400_000] * 5 + ["y" * 2_000_000] + ["z"] * 600
+    found = batch.read(written(tmp_path, *(json.dumps(line) for line in lines)), {"model": "m"})
+    portions = list(batch._portions(found.lines))
+    assert [len(portion) for portion in portions] == [2, 2, 1, 1, 256, 256, 88]
+    assert [asked.line for portion in portions for asked in portion] == list(range(1, 607))

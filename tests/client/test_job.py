@@ -42,6 +42,7 @@ def test_every_option_reaches_its_field() -> None:
             "labels": {"k": "v"},
             "timeout_s": 1.5,
             "queue_timeout_s": 2,
+            "start_timeout_s": 5,
             "first_token_timeout_s": 3,
             "stall_timeout_s": 4,
             "no_failover": True,
@@ -69,6 +70,7 @@ def test_every_option_reaches_its_field() -> None:
     wanted.priority = job_pb2.PRIORITY_BATCH
     wanted.timeouts.total.FromMilliseconds(1500)
     wanted.timeouts.queue.FromSeconds(2)
+    wanted.timeouts.start.FromSeconds(5)
     wanted.timeouts.first_token.FromSeconds(3)
     wanted.timeouts.stall.FromSeconds(4)
     assert job == wanted

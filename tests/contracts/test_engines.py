@@ -103,6 +103,24 @@ async def test_a_stop_sequence_that_only_begins_takes_nothing_away(engine):
     assert ending.stop_sequence == ""
 
 
+async def test_it_counts_the_tokens_a_generation_would_take_for_the_prompt(engine):
+    turns = (Message("system", "Be brief."), Message("user", "What is a hive?"), Message("assistant", "Wax. "))
+    for asked in (GREEDY, {"messages": turns}, {"prompt": "<s> é\n" * 9}, {"messages": turns[1:2]}):
+        _, ending = await generated(engine, **asked, max_tokens=1)
+        assert await engine.count_tokens(Request(**asked)) == ending.prompt_tokens
+
+
+async def test_it_counts_a_prompt_over_the_context_and_without_a_free_slot(engine):
+    words = "word " * 700
+    async with contextlib.AsyncExitStack() as running:
+        for _ in range(engine.slots):
+            items = await running.enter_async_context(contextlib.aclosing(engine.generate(Request(**GREEDY))))
+            await anext(items)
+        counted = await engine.count_tokens(Request(prompt=words))
+    with pytest.raises(errors.Invalid, match=f"the prompt has {counted:,} tokens"):
+        await generated(engine, prompt=words)
+
+
 async def test_a_prompt_over_the_context_is_refused_with_both_counts(engine):
     with pytest.raises(errors.Invalid, match=r"the prompt has [\d,]+ tokens, the context holds 512") as caught:
         await generated(engine, prompt="word " * 700)

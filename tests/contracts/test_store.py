@@ -90,6 +90,45 @@ async def test_a_job_comes_back_as_it_was(store):
     assert await store.find_job("r-2") is None
 
 
+async def test_jobs_are_found_by_many_request_ids_in_few_queries(store):
+    from sqlalchemy import event
+
+    for order in range(1, 101):
+        store.save_job(job(f"job-{order}", order, request_id=f"r-{order}"))
+    await store.flush()
+    queries = []
+    event.listen(store._engine.sync_engine, "before_cursor_execute", lambda *_: queries.append(1))
+    found = await asyncio.gather(*(store.find_job(f"r-{order}") for order in range(1, 201)))
+    assert [one and one.order for one in found] == [*range(1, 101), *[None] * 100]
+    assert len(queries) <= 2
+    assert {one: known.order for one, known in (await store.find_jobs(["r-1", "r-7", "r-x"])).items()} == {
+        "r-1": 1,
+        "r-7": 7,
+    }
+
+
+async def test_a_question_is_answered_though_who_shared_it_went_away(store):
+    store.save_job(FULL)
+    await store.flush()
+    async with asyncio.TaskGroup() as group:
+        asking = [group.create_task(store.find_job("r-1")) for _ in range(3)]
+        await asyncio.sleep(0)
+        asking[0].cancel()
+    assert [one.result() for one in asking[1:]] == [FULL, FULL]
+
+
+async def test_a_row_that_contradicts_another_does_not_hold_up_the_rest(store):
+    store.save_job(FULL)
+    await store.flush()
+    store.save_job(job("job-2", 2, request_id="r-1"))
+    store.save_job(job("job-3", 3, request_id="r-3"))
+    store.save_request("job-3", b"spec")
+    await store.flush()
+    assert await store.get_job("job-2") is None
+    assert (await store.get_job("job-3")).request_id == "r-3"
+    assert await store.find_job("r-1") == FULL
+
+
 async def test_the_newest_of_many_writes_stays(store):
     store.save_job(FULL)
     for state in (JobState.QUEUED, JobState.DISPATCHED, JobState.RUNNING):
@@ -317,6 +356,31 @@ async def test_a_write_that_fails_is_told_kept_and_made_good(tmp_path):
     await opened.close()
 
 
+async def test_while_the_database_is_away_promises_are_kept_and_the_rest_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr("queen.storage.writer.MOST_SPARE", 5)
+    path = tmp_path / "queen.db"
+    opened = await asyncio.to_thread(open_store, f"sqlite:///{path}")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(opened.writer.run())
+        blocker = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        blocker.execute("ALTER TABLE jobs RENAME TO hidden")
+        opened.check_writable()
+        for order in range(1, 21):
+            opened.save_job(job(f"job-{order}", order, detached=order <= 10))
+        with pytest.raises(errors.Unreachable, match="cannot be written"):
+            await opened.flush()
+        with pytest.raises(errors.Unreachable) as caught:
+            opened.check_writable()
+        assert (caught.value.reason, caught.value.retry_after_s) == ("STORAGE_UNAVAILABLE", 1.0)
+        blocker.execute("ALTER TABLE hidden RENAME TO jobs")
+        blocker.close()
+        await opened.flush()
+        opened.check_writable()
+        assert [one.order for one in await listing(opened)] == [20, 19, 18, 17, 16, *range(10, 0, -1)]
+        opened.writer.close()
+    await opened.close()
+
+
 async def test_writes_of_one_turn_share_a_transaction(store):
     commits = []
     from sqlalchemy import event
@@ -338,7 +402,7 @@ async def test_a_server_that_goes_away_and_comes_back_loses_nothing(postgres):
         postgres.stop()
         later = replace(FULL, id="job-2", order=2, request_id="r-2")
         opened.save_job(later)
-        with pytest.raises(errors.Unreachable, match="database cannot be written") as caught:
+        with pytest.raises(errors.Unreachable, match="cannot be written") as caught:
             await opened.flush()
         assert caught.value.reason == "STORAGE_UNAVAILABLE"
         with pytest.raises(errors.Unreachable):

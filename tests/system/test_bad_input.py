@@ -25,16 +25,43 @@ def test_an_unknown_model_is_told_with_the_nearest_names(queen):
     assert "rbee model list" in said.stderr
 
 
-async def test_a_prompt_over_the_context_is_told_with_both_numbers(queen):
+async def test_a_prompt_over_the_context_is_refused_before_it_becomes_a_job(queen):
     async with rbee.connect(queen.address) as client:
-        answer = client.infer(model="rbee-tiny", prompt="x" * 5000)
-        with pytest.raises(rbee.Invalid, match=r"5,\d\d\d tokens.*2,048") as caught:
+        await client.infer(model="rbee-tiny", prompt="x", max_tokens=1).text()  # a worker that can count is there
+        before = [job.id async for job in client.list_jobs()]
+        refusal = r"the prompt has 5,\d\d\d tokens, the context holds 2,048"
+        with pytest.raises(rbee.Invalid, match=refusal) as caught:
+            await client.infer(model="rbee-tiny", prompt="x" * 5000).text()
+        assert caught.value.reason == "PROMPT_TOO_LONG"
+        with pytest.raises(rbee.Invalid, match=refusal):
+            await client.submit(model="rbee-tiny", prompt="x" * 5000)
+        assert [job.id async for job in client.list_jobs()] == before
+    said = infer(queen, "--system", "x" * 5000)
+    assert said.returncode == 2
+    assert "the context holds 2,048" in said.stderr
+
+
+async def test_a_prompt_of_many_bytes_and_few_tokens_is_taken(queen):
+    async with rbee.connect(queen.address) as client:
+        worker = await client.spawn_worker("synthetic:words", slots=1)
+        answer = client.infer(model="synthetic:words", prompt="a-long-word " * 2000, max_tokens=1)
+        await answer.text()
+        assert answer.done.usage.prompt_tokens == 2000
+        await client.stop_worker(worker.id)
+
+
+async def test_a_worker_refuses_a_prompt_over_its_own_context(queen):
+    async with rbee.connect(queen.address) as client:
+        worker = await client.spawn_worker("synthetic:small", slots=1, context_length=100)
+        answer = client.infer(model="synthetic:small", prompt="word " * 200)
+        with pytest.raises(rbee.Invalid, match=r"the prompt has 200 tokens, the context holds 100") as caught:
             [piece async for piece in answer]
         assert caught.value.reason == "PROMPT_TOO_LONG"
         job = await client.get_job(answer.job_id)
         assert job.state == job_pb2.JOB_STATE_FAILED
         assert job.failure.reason == "PROMPT_TOO_LONG"
         assert len(job.attempts) == 1, "it is not tried again"
+        await client.stop_worker(worker.id)
 
 
 async def test_all_bad_parameters_are_told_at_once(queen):

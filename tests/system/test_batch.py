@@ -2,6 +2,8 @@
 
 import json
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
@@ -94,6 +96,8 @@ def test_answers_nobody_waited_for_are_kept(own_queen, tmp_path):
 def test_a_failed_line_is_told_and_the_others_are_answered(queen, tmp_path):
     file = tmp_path / "mixed.jsonl"
     file.write_text(json.dumps("x" * 5000) + "\n" + json.dumps("What is a hive?") + "\n")
+    ready = rbee(queen, "infer", "x", "--model", "rbee-tiny", "--max-tokens", "1", "--quiet")
+    assert ready.returncode == 0, "a worker that can count prompts is there"
     told = rbee(queen, "jobs", "submit", str(file), "--model", "rbee-tiny", *SAMPLING)
     assert told.returncode == 1, told.stderr
     assert "1 complete, 1 failed" in told.stderr
@@ -122,4 +126,58 @@ def test_ctrl_c_leaves_the_batch_running(queen, tmp_path):
     told = rbee(queen, "jobs", "collect", str(file))
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout)["usage"]["completion_tokens"] == 60
+    assert rbee(queen, "worker", "stop", spawned.stdout.split()[1]).returncode == 0
+
+
+def test_what_was_handed_in_before_a_bad_line_is_noted_and_the_rest_can_follow(queen, tmp_path):
+    file = tmp_path / "half.jsonl"
+    lines = [json.dumps(f"Say {n}") for n in range(200)]
+    file.write_text("\n".join([*lines, '{"prompt": "x", "model": "nobody-has-it"}']) + "\n")
+    submit = ("jobs", "submit", str(file), "--model", "rbee-tiny", "--max-tokens", "1", "--no-wait")
+    told = rbee(queen, *submit)
+    assert told.returncode == 3, told.stderr
+    assert f" of 201 jobs were handed in; go on with the same command: rbee jobs submit {file}" in told.stderr
+    header, *noted = (json.loads(line) for line in (tmp_path / "half.jsonl.rbee").read_text().splitlines())
+    assert header["jobs"] == len(noted) > 100
+    assert header["missing"] == 201 - len(noted)
+    collected = rbee(queen, "jobs", "collect", str(file))
+    assert collected.returncode == 0, collected.stderr
+    assert "more were never handed in" in collected.stderr
+    assert [json.loads(line)["job_id"] for line in collected.stdout.splitlines()] == [one["job_id"] for one in noted]
+    assert rbee(queen, *submit).returncode == 3
+    again = [json.loads(line) for line in (tmp_path / "half.jsonl.rbee").read_text().splitlines()]
+    ids = {one["line"]: one["job_id"] for one in again[1 : again[0]["jobs"] + 1]}
+    assert all(ids[one["line"]] == one["job_id"] for one in noted), "nothing was handed in twice"
+
+
+def test_the_bar_is_drawn_on_a_terminal_and_the_jobs_outlive_it(queen, tmp_path):
+    file = tmp_path / "terminal.jsonl"
+    file.write_text('"go on"\n"and on"\n')
+    pace = ("--engine-option", "tokens_per_second=20", "--engine-option", "completion_tokens=80")
+    spawned = rbee(queen, "worker", "spawn", "synthetic:terminal", "--engine", "synthetic", *pace)
+    assert spawned.returncode == 0, spawned.stderr
+    terminal, inside = pty.openpty()
+    command = [sys.executable, "-m", "client.cli", "jobs", "submit", str(file), "--model", "synthetic:terminal"]
+    with subprocess.Popen(
+        ["setsid", "--ctty", *command],
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        env={**os.environ, "RBEE_QUEEN": queen.address, "TERM": "xterm", "COLUMNS": "80"},
+    ) as submitting:
+        os.close(inside)
+        shown = b""
+
+        def drawn():
+            nonlocal shown
+            if select.select([terminal], [], [], 0)[0]:
+                shown += os.read(terminal, 65536)
+            return b"running" in shown and b"0/2" in shown
+
+        wait_for(drawn, "the bar is drawn")
+        os.close(terminal)
+        assert submitting.wait(20) == 130
+    told = rbee(queen, "jobs", "collect", str(file))
+    assert told.returncode == 0, told.stderr
+    assert [json.loads(line)["usage"]["completion_tokens"] for line in told.stdout.splitlines()] == [80, 80]
     assert rbee(queen, "worker", "stop", spawned.stdout.split()[1]).returncode == 0

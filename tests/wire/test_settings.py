@@ -4,7 +4,7 @@ import os
 import pytest
 
 from wire import errors
-from wire.settings import Key, address, one_of, path, read_settings, seconds_or_none, switch
+from wire.settings import Key, address, one_of, path, read_settings, seconds, seconds_or_none, seconds_or_zero, switch
 
 KEYS = (
     Key("listen", "T_LISTEN", address, "127.0.0.1:1", "where"),
@@ -59,7 +59,32 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 def test_times_are_read_in_seconds_and_0_is_none():
     texts = ("500ms", "90", "1.5s", "30m", "12h", "7d", "0", "0d")
-    assert [seconds_or_none(text) for text in texts] == [0.5, 90, 1.5, 1800, 43200, 604800, 0, 0]
+    assert [seconds_or_zero(text) for text in texts] == [0.5, 90, 1.5, 1800, 43200, 604800, 0, 0]
     for wrong in ("", "7 days", "-1d", "1w", "d"):
         with pytest.raises(ValueError, match="a time such as 30m"):
-            seconds_or_none(wrong)
+            seconds_or_zero(wrong)
+
+
+def test_a_name_like_another_is_told_with_it(tmp_path):
+    file = tmp_path / "queen.toml"
+    file.write_text('lissten = "h:1"\n')
+    with pytest.raises(errors.Invalid, match="lissten: no such setting; listen is meant"):
+        read("--config", str(file))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("500ms", 0.5), ("1s", 1.0), ("2", 2.0), ("1.5m", 90.0), ("2h", 7200.0), (" 3s ", 3.0)]
+)
+def test_times_are_read_in_seconds(text, expected):
+    assert seconds(text) == expected
+    assert seconds_or_none(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "0ms", "-1s", "1 day", "soon", "1e3", "inf"])
+def test_what_is_no_time_is_told(text):
+    with pytest.raises(ValueError, match="a time above 0, such as"):
+        seconds(text)
+
+
+def test_no_time_may_be_said_where_none_is_allowed():
+    assert seconds_or_none("") is None

@@ -24,7 +24,7 @@ def test_a_good_job_has_no_faults():
 def test_all_bad_fields_are_told_at_once():
     job = good(max_tokens=0, temperature=2.5, top_p=0, min_p=-0.1, logprobs=21, stop=["", "x" * 300])
     job.model = " "
-    job.timeouts.total.FromSeconds(4000)
+    job.timeouts.total.FromSeconds(8 * 86_400)
     job.output_format.json_schema = "[1]"
     job.user_geo.latitude = 91
     assert fields(job) == [
@@ -73,3 +73,12 @@ def test_what_a_database_cannot_hold_is_refused():
     job.model, job.session_id, job.tenant_id = "m\0", "\0", "a\0b"
     job.labels["k"] = "\0"
     assert fields(job) == ["job.model", "job.session_id", "job.tenant_id", "job.labels"]
+
+
+def test_the_longest_timeout_is_the_queens_to_say():
+    job = good()
+    job.timeouts.start.FromSeconds(4000)
+    assert fields(job) == []
+    (fault,) = job_faults(job, longest_s=1800.0)
+    assert fault.field == "job.timeouts.start"
+    assert fault.expected == "above 0 s to 1,800 s, not 4000 s"

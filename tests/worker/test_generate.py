@@ -239,3 +239,16 @@ async def test_an_engine_that_breaks_fails_the_job_after_what_it_made_and_frees_
         assert [(await call.read()).events[0].tokens.text for _ in range(2)] == ["a", "b"]
         assert (await failure_of(call)).reason == "ENGINE_FAILED"
         assert (await stub.GetStatus(pb.GetStatusRequest())).slots_available == 1
+
+
+async def test_a_prompt_is_counted_without_a_slot(serving, synthetic):
+    async with serving(synthetic(slots=1, context_length=1000, **UNENDING)) as stub:
+        running = stub.Generate(ask())
+        await running.read()
+        counted = await stub.CountTokens(pb.CountTokensRequest(job=ask(prompt="word " * 2000).job))
+        assert (counted.prompt_tokens, counted.context_length) == (2000, 1000)
+        refused = await failure_of(stub.CountTokens(pb.CountTokensRequest(job=ask(prompt="").job)))
+        assert [fault.field for fault in refused.faults] == ["job.prompt"]
+        vectors = job_pb2.JobSpec(model="m", embedding=generation_pb2.EmbeddingInput(texts=["a"]))
+        assert isinstance(await failure_of(stub.CountTokens(pb.CountTokensRequest(job=vectors))), errors.Unserved)
+        running.cancel()

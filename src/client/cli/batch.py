@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -32,13 +33,15 @@ class BatchScreen:
 
     def __init__(self, bar: Progress | None) -> None:
         self.way_back = ""
-        """What helps when it is interrupted now."""
+        """What helps when it is interrupted now; "" when nothing was begun."""
+        self.done = 0
+        """Steps of this stage."""
         self._bar = bar
         self._task = bar.add_task("") if bar is not None else None
 
     def begin(self, what: str, total: int, way_back: str) -> None:
         """Begins a stage."""
-        self.way_back = way_back
+        self.way_back, self.done = way_back, 0
         if self._bar is not None and self._task is not None:
             self._bar.reset(self._task, description=what, total=total)
         else:
@@ -46,6 +49,7 @@ class BatchScreen:
 
     def step(self) -> None:
         """One more is done."""
+        self.done += 1
         if self._bar is not None and self._task is not None:
             self._bar.advance(self._task)
 
@@ -102,10 +106,17 @@ def submit(ctx: typer.Context, file: Path, options: JobOptions, *, wait: bool, a
 
     async def work(queen: Client) -> Manifest:
         with progress() as screen:
-            again = f"not all jobs were handed in; go on with the same command: rbee jobs submit {file} ..."
-            screen.begin("submitting", len(asked.lines), again)
+            screen.begin("submitting", len(asked.lines), "")
+
+            def accepted() -> None:
+                screen.step()
+                screen.way_back = (
+                    f"{screen.done:,} of {words.plural(len(asked.lines), 'job')} were handed in; go on with the same "
+                    f"command: rbee jobs submit {file} ...; the answers of those: rbee jobs collect {file}"
+                )
+
             reattach_s = settings(ctx).reattach_s
-            manifest = await batch.submit(queen, asked, reattach_s=reattach_s, read=wait, accepted=screen.step)
+            manifest = await batch.submit(queen, asked, reattach_s=reattach_s, read=wait, accepted=accepted)
             if wait:
                 screen.begin("running", len(manifest.entries), way_back(file))
 
@@ -116,7 +127,8 @@ def submit(ctx: typer.Context, file: Path, options: JobOptions, *, wait: bool, a
                 await batch.follow(queen, manifest, told)
         return manifest
 
-    manifest = with_queen(ctx, work)
+    with hangup_interrupts():
+        manifest = with_queen(ctx, work)
     count = len(manifest.entries)
     if as_json:
         ends = {"complete": tally.complete, "failed": tally.failed} if wait else {}
@@ -154,6 +166,8 @@ def collect(
         raise typer.BadParameter(f"'{output}' is the batch itself; name another file", param_hint="--output")
     if file.is_file() and batch.batch_id(file.read_bytes()) != manifest.batch:
         note(f"{file} has changed since; these are the answers to what it was")
+    if manifest.missing:
+        note(f"{words.plural(manifest.missing, 'line')} more were never handed in: rbee jobs submit {file} ...")
     tally = Tally()
 
     async def work(queen: Client) -> None:
@@ -170,7 +184,8 @@ def collect(
 
             await batch.follow(queen, manifest, told, wait=not no_wait)
 
-    with_queen(ctx, work)
+    with hangup_interrupts():
+        with_queen(ctx, work)
     note(f"{words.plural(len(manifest.entries), 'job')}: {tally}{f', in {output}' if output is not None else ''}")
     if tally.failed:
         raise typer.Exit(trouble.FAILED)
@@ -192,9 +207,32 @@ def progress(*, bar: bool = True) -> Iterator[BatchScreen]:
     try:
         with shown or nullcontext():
             yield view
-    except (asyncio.CancelledError, errors.Unreachable):
-        note(view.way_back)
+    except (asyncio.CancelledError, errors.RbeeError):
+        if view.way_back:
+            note(view.way_back)
         raise
+
+
+@contextmanager
+def hangup_interrupts() -> Iterator[None]:
+    """Makes the end of its terminal end a command as Ctrl+C does; under nohup it goes on."""
+    before = signal.getsignal(signal.SIGHUP) if hasattr(signal, "SIGHUP") else signal.SIG_IGN
+    if before is signal.SIG_IGN:
+        yield
+        return
+    terminals = [number for number in (1, 2) if os.isatty(number)]
+
+    def hung_up(*_: object) -> None:
+        # Nobody reads there any more, and writing would fail.
+        for number in terminals:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGHUP, hung_up)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @contextmanager

@@ -157,7 +157,7 @@ def job_options(
         float | None,
         typer.Option(
             metavar="SECONDS",
-            help="Longest time from submission to the end, above 0 up to 1800 s. Default: 300.",
+            help="Longest time from submission to the end, up to 1800 s unless the queen allows more. Default: 300.",
             rich_help_panel=_QUEUE,
         ),
     ] = None,
@@ -165,7 +165,15 @@ def job_options(
         float | None,
         typer.Option(
             metavar="SECONDS",
-            help="Longest wait in the queue, up to 1800 s. Default: the whole --timeout.",
+            help="Longest stay in the queue. Default: the whole --timeout.",
+            rich_help_panel=_QUEUE,
+        ),
+    ] = None,
+    start_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Longest wait for a worker that is started for the job. Default: 300.",
             rich_help_panel=_QUEUE,
         ),
     ] = None,
@@ -173,7 +181,7 @@ def job_options(
         float | None,
         typer.Option(
             metavar="SECONDS",
-            help="Longest time from a worker to its first token, up to 1800 s. Default: the whole --timeout.",
+            help="Longest time from a worker to its first token. Default: the whole --timeout.",
             rich_help_panel=_QUEUE,
         ),
     ] = None,
@@ -181,7 +189,7 @@ def job_options(
         float | None,
         typer.Option(
             metavar="SECONDS",
-            help="Longest pause between two tokens before another worker goes on, up to 1800 s. Default: 60.",
+            help="Longest pause between two tokens before another worker goes on. Default: 60.",
             rich_help_panel=_QUEUE,
         ),
     ] = None,
@@ -223,6 +231,7 @@ def job_options(
         "labels": pairs(label or (), "--label"),
         "timeout_s": timeout,
         "queue_timeout_s": queue_timeout,
+        "start_timeout_s": start_timeout,
         "first_token_timeout_s": first_token_timeout,
         "stall_timeout_s": stall_timeout,
         "no_failover": no_failover,

@@ -98,11 +98,17 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class StageLimits:
-    """Longest times in the stages of a job beside its total, seconds; None: the total alone counts."""
+    """Longest times of a job, in all and by stage, seconds; None: the total alone counts.
 
+    `by_caller`: the total is what its caller's own deadline left.
+    """
+
+    total_s: float = 300.0
     queue_s: float | None = None
+    start_s: float = 300.0
     first_token_s: float | None = None
     stall_s: float = 60.0
+    by_caller: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +143,12 @@ class Job:
     def resting(self) -> bool:
         """Whether nothing will happen to it any more."""
         return self.state in RESTING_STATES
+
+    @property
+    def queued_since(self) -> float:
+        """When it entered the queue the last time: by its submission, or when its newest attempt had failed."""
+        ended = self.attempts[-1].end_time if self.attempts else None
+        return self.submit_time if ended is None else ended
 
     @property
     def attempt(self) -> Attempt:

@@ -110,6 +110,10 @@ class Store(Protocol):
         """Writes a hive as registered, and whether it is online."""
         ...
 
+    def check_writable(self) -> None:
+        """Raises `Unreachable` STORAGE_UNAVAILABLE while writes fail."""
+        ...
+
     async def flush(self) -> None:
         """Returns when everything saved before is on disk; raises `Unreachable` STORAGE_UNAVAILABLE when it cannot."""
         ...
@@ -120,6 +124,10 @@ class Store(Protocol):
 
     async def find_job(self, request_id: str) -> Job | None:
         """Returns the job a request id was used for."""
+        ...
+
+    async def find_jobs(self, request_ids: Collection[str]) -> dict[str, Job]:
+        """Returns the jobs request ids were used for, by these; unknown ones are left out."""
         ...
 
     async def list_jobs(

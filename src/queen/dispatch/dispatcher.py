@@ -89,24 +89,30 @@ class JobDispatcher:
             live.deadline = asyncio.get_running_loop().call_later(max(0.0, left), self._time_out, live)
 
     def set_queue_limit(self, live: LiveJob) -> None:
-        """Ends a job that is not given to a worker within its longest time in the queue, from its submission."""
+        """Ends a job that is not given to a worker within its longest stay in the queue; each stay counts anew."""
+        if live.queue_limit is not None:
+            live.queue_limit.cancel()
         if live.limits.queue_s is not None:
-            left = live.job.submit_time + live.limits.queue_s - self._clock.now()
+            left = live.job.queued_since + live.limits.queue_s - self._clock.now()
             live.queue_limit = asyncio.get_running_loop().call_later(max(0.0, left), self._leave_queue, live)
 
     def _leave_queue(self, live: LiveJob) -> None:
-        if live.job.state is not JobState.QUEUED or live.job.attempts:
+        if live.job.state is not JobState.QUEUED:
             return
-        waited = self._clock.now() - live.job.submit_time
+        waited = self._clock.now() - live.job.queued_since
         message = f"job {live.job.id} waited {waited:.1f} s in the queue{_why_it_waits(live)}; its limit there is "
         message += f"{live.limits.queue_s:g} s, raise it with --queue-timeout"
         self.fail(live, errors.TimedOut(message, "QUEUE_TIMED_OUT"))
 
     def _time_out(self, live: LiveJob) -> None:
         job = live.job
-        doing = f"{job.attempt.worker_id} generated" if job.state is not JobState.QUEUED else "it waited in the queue"
-        why = _why_it_waits(live)
-        message = f"job {job.id} ran into its limit of {job.timeout_s:g} s while {doing}{why}; raise it with --timeout"
+        begun = live.job.submit_time if not job.detached or not job.attempts else job.attempts[0].dispatch_time
+        spent = self._clock.now() - begun
+        if live.limits.by_caller:
+            limit = f"its caller's own deadline was {job.timeout_s:.3g} s, give the call a longer one"
+        else:
+            limit = f"its limit in all is {job.timeout_s:g} s, raise it with --timeout"
+        message = f"job {job.id} was not done after {spent:.1f} s, while {_stage(live)}; {limit}"
         self.fail(live, errors.TimedOut(message, "JOB_TIMED_OUT"))
 
     def cancel(self, live: LiveJob, why: str) -> Job:
@@ -263,6 +269,7 @@ class JobDispatcher:
             delay = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** (len(job.attempts) - 1)) * self._jitter()
         log.warning("attempt %d failed, again in %.1f s: %s", len(job.attempts), delay, error, extra={"job_id": job.id})
         self._jobs.retried(live, _failure(error), self._clock.now(), delay)
+        self.set_queue_limit(live)
 
     def may_try_again(self, live: LiveJob) -> bool:
         """Whether a job has attempts left and another can continue where the last one broke off."""
@@ -302,6 +309,16 @@ def _number_as_its_worker(live: LiveJob, frame: bytes) -> None:
         live.prefix = live.received[:index] if len(live.received) >= index else None
         live.feed.forget()
     live.feed.leap(events.sequence_of(frame))
+
+
+def _stage(live: LiveJob) -> str:
+    """Returns what a job was at, for messages."""
+    job = live.job
+    if job.state is JobState.QUEUED:
+        return f"it waited in the queue{_why_it_waits(live)}"
+    if job.state is JobState.DISPATCHED:
+        return f"it waited for the first token of {job.attempt.worker_id}"
+    return f"{job.attempt.worker_id} generated"
 
 
 def _why_it_waits(live: LiveJob) -> str:

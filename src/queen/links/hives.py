@@ -43,7 +43,7 @@ class HiveLinks:
             async for message in call:
                 yield reports.worker_changes(message.worker)
         except grpc.aio.AioRpcError as error:
-            raise status.from_rpc_error(error) from error
+            raise _named(status.from_rpc_error(error), address) from error
         finally:
             call.cancel()
 

@@ -13,7 +13,7 @@ import grpc
 
 from queen.core.faults import StreamConnectionFailed, StreamReadError, WorkerCommunicationFailed, WorkerError
 from queen.core.model import Worker
-from rbee.v1 import engine_service_pb2, engine_service_pb2_grpc, worker_pb2
+from rbee.v1 import engine_service_pb2, engine_service_pb2_grpc, job_pb2, worker_pb2
 from wire import channel, errors, status, telemetry
 
 GENERATE: Final = "/rbee.v1.EngineService/Generate"
@@ -22,6 +22,9 @@ RESUME: Final = "/rbee.v1.EngineService/Resume"
 STATUS_TIMEOUT_S: Final = 2.0
 CANCEL_TIMEOUT_S: Final = 5.0
 """A worker that does not confirm a cancellation within this is taken for stuck (architecture.md section 2)."""
+
+COUNT_TIMEOUT_S: Final = 2.0
+"""How long a prompt may take to be counted before its caller is let in without."""
 
 _JOB_FIELD_TAG: Final = bytes([engine_service_pb2.GenerateRequest.JOB_FIELD_NUMBER << 3 | 2])
 
@@ -113,6 +116,16 @@ class WorkerLinks:
             found = status.from_rpc_error(error)
             if not isinstance(found, errors.NotFound) and found.reason != "ADDRESSEE_GONE":
                 raise WorkerCommunicationFailed(f"the worker could not be asked: {found.message}") from error
+
+    async def count_tokens(self, worker: Worker, spec: job_pb2.JobSpec) -> int:
+        """Returns how many tokens a job's prompt has for the worker's model; raises why that cannot be told."""
+        stub = engine_service_pb2_grpc.EngineServiceStub(self._channel(worker))
+        request = engine_service_pb2.CountTokensRequest(job=spec)
+        try:
+            answer = await stub.CountTokens(request, timeout=COUNT_TIMEOUT_S, metadata=_metadata(worker))
+        except grpc.aio.AioRpcError as error:
+            raise status.from_rpc_error(error) from error
+        return answer.prompt_tokens
 
     async def close(self) -> None:
         """Closes all channels."""

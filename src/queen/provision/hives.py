@@ -89,7 +89,11 @@ class LocalHives:
         process = self._processes.pop(hive_id, None)
         if hive.online:
             if process is not None and process.pid != hive.pid:
-                process = None  # one that found its name taken, and ends by itself
+                # One that found its name taken, and ends by itself; one that has not looked yet would find it free.
+                if process.returncode is None:
+                    process.terminate()
+                    await self._ended(hive, process)
+                process = None
             try:
                 await self._links.shutdown(hive.address, DRAIN_S)
             except errors.Unreachable:

@@ -11,7 +11,7 @@ from typing import Final
 from opentelemetry import trace
 
 from queen.core import feasibility
-from queen.core.model import Hive, Proposal, Worker, WorkerSpec, WorkerState
+from queen.core.model import Hive, JobState, Proposal, Worker, WorkerSpec, WorkerState
 from queen.links import events
 from queen.links.hives import HiveLinks
 from queen.registry.cluster import Cluster
@@ -23,6 +23,8 @@ from wire.tasks import supervised
 log = logging.getLogger(__name__)
 
 READY_TIMEOUT_S: Final = 300.0
+LONGEST_READY_TIMEOUT_S: Final = 3600.0
+"""What hives allow."""
 DRAIN_S: Final = 30.0
 RETRY_ROOM_S: Final = 10.0
 """When to ask again for a worker there is no room for now, seconds."""
@@ -30,9 +32,18 @@ RETRY_ROOM_S: Final = 10.0
 
 @dataclass(slots=True)
 class _Start:
-    hive_id: str
-    worker_id: str
+    """A worker that is started for the jobs that wait for its model.
+
+    `begun`: when; `waiting`: the limits of those who were told, by job; `elsewhere`: whether it is the second try.
+    """
+
+    model_ref: str
+    hive: Hive
+    spec: WorkerSpec
+    begun: float
+    waiting: dict[str, asyncio.TimerHandle]
     told: set[str] = field(default_factory=set)
+    elsewhere: bool = False
 
 
 class WorkerStarts:
@@ -65,17 +76,23 @@ class WorkerStarts:
         assert live is not None, "the applier has seen it"
         hive = self._cluster.get_hive(proposal.hive_id)
         assert hive is not None, "the applier has seen it"
-        model_ref = live.job.model_ref
-        self._starts[model_ref] = _Start(hive.id, proposal.spec.worker_id)
-        self._cluster.expect_worker(hive.id, proposal.spec)
+        # Those who wait already, for a start on a hive that was lost meanwhile, do not wait anew.
+        before = self._starts.get(live.job.model_ref)
+        waiting = before.waiting if before is not None else {}
+        start = _Start(live.job.model_ref, hive, proposal.spec, self._clock.now(), waiting)
+        self._begin(start, live)
+
+    def _begin(self, start: _Start, live: LiveJob) -> None:
+        self._starts[start.model_ref] = start
+        self._cluster.expect_worker(start.hive.id, start.spec)
         self.tell_waiting(live.job.id)
         self._group.create_task(
             supervised(
-                self._start_for(model_ref, hive, proposal.spec, live),
-                f"the start of worker {proposal.spec.worker_id}",
-                lambda error: self._start_failed(model_ref, error),
+                self._start_for(start, live),
+                f"the start of worker {start.spec.worker_id}",
+                lambda error: self._start_failed(start, error),
             ),
-            name=f"start {proposal.spec.worker_id}",
+            name=f"start {start.spec.worker_id}",
         )
 
     def tell_waiting(self, job_id: str) -> None:
@@ -85,6 +102,11 @@ class WorkerStarts:
         if live is not None and start is not None and job_id not in start.told:
             start.told.add(job_id)
             self._tell(live, "STARTING_WORKER", start)
+            if job_id not in start.waiting:
+                begun = self._clock.now()
+                start.waiting[job_id] = asyncio.get_running_loop().call_later(
+                    live.limits.start_s, self._waited, live, begun
+                )
 
     async def spawn(
         self,
@@ -127,11 +149,15 @@ class WorkerStarts:
         if known is None:
             return
         log.error("worker %s is drained and ended: it does not answer", worker.id)
-        if known.state is not WorkerState.FAILED:
+        self._end_soon(known)
+
+    def _end_soon(self, worker: Worker) -> None:
+        """Takes a worker out of service at once, and has its hive end it."""
+        if worker.state is not WorkerState.FAILED:
             self._cluster.heard_worker(worker.hive_id, worker.id, self._clock.now(), {"state": WorkerState.DRAINING})
         self._group.create_task(
             supervised(
-                self._end(known),
+                self._end(worker),
                 f"the end of worker {worker.id}",
                 lambda error: log.error("worker %s could not be ended: %s", worker.id, error),
             ),
@@ -144,48 +170,115 @@ class WorkerStarts:
         except errors.RbeeError as error:
             log.error("worker %s could not be ended: %s", worker.id, error)
 
-    async def _start_for(self, model_ref: str, hive: Hive, spec: WorkerSpec, live: LiveJob) -> None:
+    async def _start_for(self, start: _Start, live: LiveJob) -> None:
+        hive, spec = start.hive, start.spec
         with telemetry.tracer().start_as_current_span(telemetry.SPAN_PROVISION, context=live.context) as span:
             span.set_attributes({"rbee.worker.id": spec.worker_id, "rbee.hive.id": hive.id})
             try:
-                await self._start(hive, spec)
+                # Who may wait longer than most gets the time it asks for.
+                longest = max(one.limits.start_s for one in (live, *self._waiting(start.model_ref)))
+                await self._start(hive, spec, min(max(READY_TIMEOUT_S, longest), LONGEST_READY_TIMEOUT_S))
             except errors.RbeeError as error:
                 span.set_status(trace.StatusCode.ERROR, error.message)
-                self._start_failed(model_ref, error)
+                self._start_failed(start, error)
                 return
-        start = self._starts.pop(model_ref)
-        for waiting in self._waiting(model_ref):
-            self._tell(waiting, "WORKER_READY", start)
+        if self._over(start):
+            for waiting in self._waiting(start.model_ref):
+                self._tell(waiting, "WORKER_READY", start)
 
-    async def _start(self, hive: Hive, spec: WorkerSpec) -> None:
+    async def _start(self, hive: Hive, spec: WorkerSpec, ready_timeout_s: float = READY_TIMEOUT_S) -> None:
         """Returns when the worker is ready; a start that fails leaves nothing behind."""
         with telemetry.tracer().start_as_current_span(telemetry.SPAN_WORKER_START):
             try:
-                async for changes in self._links.spawn_worker(hive.address, spec, READY_TIMEOUT_S):
+                async for changes in self._links.spawn_worker(hive.address, spec, ready_timeout_s):
                     self._cluster.heard_worker(hive.id, spec.worker_id, self._clock.now(), changes)
             except errors.RbeeError:
                 self._cluster.forget_worker(spec.worker_id)
                 raise
         log.info("worker %s is ready on %s", spec.worker_id, hive.id)
 
-    def _start_failed(self, model_ref: str, error: errors.RbeeError) -> None:
+    def _start_failed(self, start: _Start, error: errors.RbeeError) -> None:
+        """Tries once on another hive where that may help; else fails those who wait."""
+        if self._starts.get(start.model_ref) is not start:
+            return  # it was given up, or another has taken its place
         log.error("a worker could not be started: %s", error)
-        self._starts.pop(model_ref, None)
-        for live in self._waiting(model_ref):
+        waiting = self._waiting(start.model_ref)
+        if waiting and self._begin_elsewhere(start, error, waiting[0]):
+            return
+        self._over(start)
+        for live in waiting:
             self._fail(live, type(error)(error.message, error.reason, retry_after_s=error.retry_after_s))
+
+    def _begin_elsewhere(self, start: _Start, error: errors.RbeeError, live: LiveJob) -> bool:
+        if start.elsewhere or not isinstance(error, errors.Unreachable):
+            return False
+        try:
+            hive, spec = self._place(start.model_ref, "", feasibility.DEFAULT_SLOTS, 0, without=start.hive.id)
+        except errors.NoCapacity:
+            return False
+        log.info("the start is tried again on %s", hive.id)
+        self._begin(replace(start, hive=hive, spec=spec, begun=self._clock.now(), told=set(), elsewhere=True), live)
+        for other in self._waiting(start.model_ref):
+            self.tell_waiting(other.job.id)
+        return True
+
+    def _waited(self, live: LiveJob, begun: float) -> None:
+        """Ends a job whose worker is not ready in time, and the start when it was the last to wait for it."""
+        start = self._starts.get(live.job.model_ref)
+        if start is None or start.waiting.pop(live.job.id, None) is None:
+            return
+        if live.job.state is JobState.QUEUED:
+            spent = self._clock.now() - begun
+            message = f"job {live.job.id} waited {spent:.1f} s for a worker that was started for it, "
+            message += f"{self._progress(start)}; its limit there is {live.limits.start_s:g} s, "
+            message += "raise it with --start-timeout"
+            self._fail(live, errors.TimedOut(message, "START_TIMED_OUT"))
+        if not start.waiting:
+            self._give_up(start)
+
+    def _progress(self, start: _Start) -> str:
+        """Returns what a start has come to, in words."""
+        worker = self._cluster.get_worker(start.spec.worker_id)
+        name, hive_id = start.spec.worker_id, start.hive.id
+        if worker is None:
+            return f"and {name} is gone from {hive_id}"
+        if not worker.pid:
+            return f"and {hive_id} has not made a process for {name} yet"
+        return f"and {name} still loads the model on {hive_id} after {self._clock.now() - start.begun:.1f} s"
+
+    def _give_up(self, start: _Start) -> None:
+        """Has the hive end a worker that nobody waits for any more."""
+        self._over(start)
+        log.warning("worker %s is given up: nobody waits for its start any more", start.spec.worker_id)
+        if (worker := self._cluster.get_worker(start.spec.worker_id)) is not None:
+            self._end_soon(worker)
+
+    def _over(self, start: _Start) -> bool:
+        """Takes a start off the list, with its limits; false when another has taken its place, or it was given up."""
+        if self._starts.get(start.model_ref) is not start:
+            return False
+        del self._starts[start.model_ref]
+        for limit in start.waiting.values():
+            limit.cancel()
+        return True
 
     def _waiting(self, model_ref: str) -> list[LiveJob]:
         return [live for live in self._jobs.queued(self._clock.now()) if live.job.model_ref == model_ref]
 
     def _tell(self, live: LiveJob, stage: str, start: _Start) -> None:
         feed = live.feed
-        feed.append(events.provisioning(feed.last_sequence + 1, stage, start.hive_id, start.worker_id))
+        feed.append(events.provisioning(feed.last_sequence + 1, stage, start.hive.id, start.spec.worker_id))
 
-    def _place(self, model_ref: str, hive_id: str, slots: int, context_length: int) -> tuple[Hive, WorkerSpec]:
+    def _place(
+        self, model_ref: str, hive_id: str, slots: int, context_length: int, *, without: str = ""
+    ) -> tuple[Hive, WorkerSpec]:
         reasons = []
         holders: list[tuple[Hive, int]] = []
         for hive in self._cluster.list_online_hives():
-            if hive_id and hive.id != hive_id:
+            if (hive_id and hive.id != hive_id) or hive.id == without:
+                continue
+            if reason := feasibility.hive_reject_reason(hive):
+                reasons.append(f"{hive.id}: {reason}")
                 continue
             file = self._cluster.find_file(model_ref, hive.id)
             if file is None:

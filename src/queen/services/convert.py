@@ -16,9 +16,11 @@ from rbee.v1 import (
     generation_pb2,
     hive_pb2,
     job_pb2,
+    job_service_pb2,
     model_pb2,
     worker_pb2,
 )
+from wire import errors, status
 
 _FINISH_REASONS: Final = {
     "stop": generation_pb2.FINISH_REASON_STOP,
@@ -84,6 +86,19 @@ def _failure(value: model.Failure | None) -> job_pb2.JobFailure | None:
     if value is None:
         return None
     return job_pb2.JobFailure(reason=value.reason, message=value.message, code=value.code, retriable=value.retriable)
+
+
+def refused(error: errors.RbeeError) -> job_service_pb2.JobServiceSubmitBatchResult:
+    """Returns why one job among many was not accepted."""
+    code = status.code_number(error)
+    result = job_service_pb2.JobServiceSubmitBatchResult(
+        failure=job_pb2.JobFailure(
+            reason=error.reason, message=status.short(error.message), code=code, retriable=error.retriable
+        )
+    )
+    if error.retry_after_s is not None:
+        result.retry_delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+    return result
 
 
 def decision(value: model.Decision) -> decision_pb2.Decision:

@@ -36,14 +36,19 @@ class InferenceService(inference_service_pb2_grpc.InferenceServiceServicer):
     async def _live(self, request: inference_service_pb2.InferRequest, deadline_s: float | None) -> LiveJob:
         if request.received_token_ids and not request.request_id:
             raise errors.invalid([errors.FieldFault("request_id", "the one the received tokens were sent for")])
-        known = await self._intake.known(request.request_id)
+        known = await self._intake.known(
+            request.request_id,
+            for_sure=request.detach,  # others need no disk; at worst an answered one is answered again
+        )
         if known is None:
-            live = await self._intake.accept(
-                request.job, request.request_id, detached=request.detach, deadline_s=deadline_s
+            return await self._intake.accept(
+                request.job,
+                request.request_id,
+                detached=request.detach,
+                deadline_s=deadline_s,
+                grace_s=min(request.reattach.ToNanoseconds() / 1e9, LONGEST_GRACE_S),
+                received=request.received_token_ids,
             )
-            live.grace_s = min(request.reattach.ToNanoseconds() / 1e9, LONGEST_GRACE_S)
-            live.prefix = tuple(request.received_token_ids)
-            return live
         if isinstance(known, LiveJob):
             self._callers.came(known, request.received_token_ids)
             return known

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from google.protobuf.duration_pb2 import Duration
@@ -10,6 +10,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from queen.core import admission
+from queen.core.limits import LimitRules, Wanted, resolve
 from queen.core.model import Job, JobState, JobType, Priority, StageLimits
 from queen.core.ports import Store
 from queen.dispatch.dispatcher import JobDispatcher
@@ -17,11 +18,10 @@ from queen.links import events
 from queen.links.hives import HiveLinks
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
+from queen.services.prompts import Prompts
 from rbee.v1 import job_pb2
 from wire import errors, telemetry, validation
 from wire.clock import Clock
-
-DEFAULT_TIMEOUT_S = 300.0
 
 
 class Models:
@@ -44,6 +44,10 @@ class Models:
             model_ref = await self._find_outside(wanted)
         self._check_usable(model_ref)
         return model_ref
+
+    def name_of(self, model_ref: str) -> str:
+        """Returns a model's short name; its reference when no hive holds it."""
+        return self._cluster.models.name_of(model_ref)
 
     async def _find_outside(self, wanted: str) -> str:
         path = wanted.removeprefix("file:")
@@ -83,6 +87,8 @@ class Intake:
         jobs: JobTable,
         models: Models,
         cluster: Cluster,
+        prompts: Prompts,
+        limits: LimitRules,
         dispatcher: JobDispatcher,
         store: Store,
         clock: Clock,
@@ -93,6 +99,8 @@ class Intake:
         self._jobs = jobs
         self._models = models
         self._cluster = cluster
+        self._prompts = prompts
+        self._limits = limits
         self._dispatcher = dispatcher
         self._store = store
         self._clock = clock
@@ -105,27 +113,53 @@ class Intake:
         """Takes no new jobs from now on."""
         self._open = False
 
-    async def known(self, request_id: str) -> LiveJob | Job | None:
-        """Returns the job a request id was used for, alive or stored; None for a new or empty id."""
+    async def known(self, request_id: str, *, for_sure: bool = True) -> LiveJob | Job | None:
+        """Returns the job a request id was used for, alive or stored; None for a new or empty id.
+
+        `for_sure`: raises `Unreachable` STORAGE_UNAVAILABLE where that cannot be told. Otherwise it is taken for new.
+        """
         if not request_id:
             return None
-        return self._jobs.find(request_id) or await self._store.find_job(request_id)
+        try:
+            return self._jobs.find(request_id) or await self._store.find_job(request_id)
+        except errors.Unreachable:
+            if for_sure:
+                raise
+            return None
+
+    async def known_of(self, request_ids: Collection[str]) -> dict[str, LiveJob | Job]:
+        """Returns the jobs that request ids were used for, as `known` does for one."""
+        asked = {one for one in request_ids if one}
+        alive = {one: live for one in asked if (live := self._jobs.find(one)) is not None}
+        return {**await self._store.find_jobs(asked - alive.keys()), **alive}
 
     async def accept(
-        self, spec: job_pb2.JobSpec, request_id: str, *, detached: bool, deadline_s: float | None = None
+        self,
+        spec: job_pb2.JobSpec,
+        request_id: str,
+        *,
+        detached: bool,
+        deadline_s: float | None = None,
+        grace_s: float = 0.0,
+        received: Sequence[int] = (),
     ) -> LiveJob:
         """Checks a job and puts it in the queue; raises what is wrong with it.
 
-        `deadline_s`: seconds after which its caller gives up, where that is known.
+        `deadline_s`: seconds after which its caller gives up, where that is known. `grace_s`: how long it goes on
+        without its caller. `received`: ids of the tokens he has from a queen who no longer knows the job.
         """
         if not self._open:
             raise errors.Unreachable("the queen is stopping", "QUEEN_STOPPING", retry_after_s=5.0)
-        if faults := validation.job_faults(spec):
+        if faults := validation.job_faults(spec, longest_s=self._limits.most_s):
             raise errors.invalid(faults, "job")
         with telemetry.tracer().start_as_current_span(telemetry.SPAN_ADMISSION):
             model_ref = await self._models.resolve(spec.model)
+            await self._prompts.check(spec, model_ref)
         if not self._open:
             raise errors.Unreachable("the queen is stopping", "QUEEN_STOPPING", retry_after_s=5.0)
+        if (same := self._jobs.find(request_id)) is not None:
+            return same  # asked for again while its prompt was measured
+        limits = self._stage_limits(spec, model_ref, None if detached else deadline_s)
         job = _job(
             spec,
             job_id=self._new_id("job"),
@@ -134,14 +168,20 @@ class Intake:
             request_id=request_id,
             now=self._clock.now(),
             detached=detached,
-            deadline_s=deadline_s,
+            timeout_s=limits.total_s,
         )
-        limits = _stage_limits(spec.timeouts)
         # No await from here on: whoever is let in has joined the queue before the next one asks.
         self._admit(job, limits)
         self._order = job.order
         trace.get_current_span().set_attribute("rbee.job.id", job.id)
-        live = LiveJob(job, spec.SerializeToString(), context=otel_context.get_current(), limits=limits)
+        live = LiveJob(
+            job,
+            spec.SerializeToString(),
+            context=otel_context.get_current(),
+            limits=limits,
+            grace_s=grace_s,
+            prefix=tuple(received),
+        )
         self._jobs.add(live)
         live.position_told = self._jobs.position(job.id, job.submit_time)
         live.feed.append(events.queued(1, live.position_told))
@@ -164,19 +204,22 @@ class Intake:
         if refusal is not None:
             raise refusal
 
+    def restored(self, job: Job, spec: bytes) -> LiveJob:
+        """Returns a stored job that was not at rest, in the queue, its attempts as they were."""
+        limits = self._stage_limits(job_pb2.JobSpec.FromString(spec), job.model_ref, None)
+        return LiveJob(replace(job, state=JobState.QUEUED), spec, limits=replace(limits, total_s=job.timeout_s))
 
-def restored(job: Job, spec: bytes) -> LiveJob:
-    """Returns a stored job that was not at rest, with what it asks for: in the queue, its attempts as they were."""
-    limits = _stage_limits(job_pb2.JobSpec.FromString(spec).timeouts)
-    return LiveJob(replace(job, state=JobState.QUEUED), spec, limits=limits)
-
-
-def _stage_limits(timeouts: job_pb2.JobTimeouts) -> StageLimits:
-    return StageLimits(
-        queue_s=_seconds(timeouts.queue),
-        first_token_s=_seconds(timeouts.first_token),
-        stall_s=_seconds(timeouts.stall) or StageLimits().stall_s,
-    )
+    def _stage_limits(self, spec: job_pb2.JobSpec, model_ref: str, caller_s: float | None) -> StageLimits:
+        timeouts = spec.timeouts
+        request = Wanted(
+            total_s=_seconds(timeouts.total),
+            queue_s=_seconds(timeouts.queue),
+            start_s=_seconds(timeouts.start),
+            first_token_s=_seconds(timeouts.first_token),
+            stall_s=_seconds(timeouts.stall),
+        )
+        model = self._limits.of_model(model_ref, self._models.name_of(model_ref))
+        return resolve(request, model, self._limits.default, caller_s)
 
 
 def _seconds(span: Duration) -> float | None:
@@ -193,11 +236,8 @@ def _job(
     request_id: str,
     now: float,
     detached: bool,
-    deadline_s: float | None,
+    timeout_s: float,
 ) -> Job:
-    total_s = _seconds(spec.timeouts.total) or DEFAULT_TIMEOUT_S
-    if deadline_s is not None and not detached:
-        total_s = min(total_s, deadline_s)
     return Job(
         id=job_id,
         order=order,
@@ -212,6 +252,6 @@ def _job(
         labels=dict(spec.labels),
         detached=detached,
         no_failover=spec.no_failover,
-        timeout_s=total_s,
+        timeout_s=timeout_s,
         trace_id=telemetry.trace_id(),
     )

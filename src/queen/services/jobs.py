@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import islice
 from typing import Any
 
@@ -25,6 +26,9 @@ pb = job_service_pb2
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_DECISIONS = 1000
+MAX_BATCH = 1000
+TURN = 32
+"""Jobs of a batch accepted in one go, some milliseconds."""
 
 
 class JobService(job_service_pb2_grpc.JobServiceServicer):
@@ -51,10 +55,35 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         """Accepts a job that runs without its caller, once it is on disk."""
         known = await self._intake.known(request.request_id)
         if known is None:
+            self._store.check_writable()  # what could not be acknowledged is better not begun
             known = await self._intake.accept(request.job, request.request_id, detached=True)
         job = known.job if isinstance(known, LiveJob) else known
         await self._store.flush()
         return pb.JobServiceSubmitResponse(job=await self._message(job))
+
+    async def SubmitBatch(
+        self, request: pb.JobServiceSubmitBatchRequest, context: Context
+    ) -> pb.JobServiceSubmitBatchResponse:
+        """Accepts many jobs, each for itself, once they are on disk."""
+        if not 1 <= len(request.jobs) <= MAX_BATCH:
+            raise errors.invalid([errors.FieldFault("jobs", f"1 to {MAX_BATCH:,} jobs, not {len(request.jobs):,}")])
+        known = await self._intake.known_of([one.request_id for one in request.jobs])
+        if any(one.request_id not in known for one in request.jobs):
+            self._store.check_writable()
+        answer = pb.JobServiceSubmitBatchResponse()
+        for number, one in enumerate(request.jobs, start=1):
+            try:
+                found = known.get(one.request_id) or await self._intake.accept(one.job, one.request_id, detached=True)
+            except errors.RbeeError as error:
+                answer.results.append(convert.refused(error))
+                continue
+            if one.request_id:
+                known[one.request_id] = found
+            answer.results.add(job_id=found.job.id if isinstance(found, LiveJob) else found.id)
+            if number % TURN == 0:
+                await asyncio.sleep(0)  # tokens of others pass in between
+        await self._store.flush()
+        return answer
 
     async def Watch(self, request: pb.JobServiceWatchRequest, context: Context) -> None:
         """Streams a job's events after a sequence."""

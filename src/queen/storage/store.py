@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import sqlite3
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from alembic import command
 from alembic.config import Config
@@ -19,9 +21,18 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from queen.core.model import RESTING_STATES, Decision, Hive, Job, JobState
 from queen.storage import rows
+from queen.storage.lookup import Lookup
 from queen.storage.tables import DECISIONS, HIVES, JOB_OUTPUTS, JOB_REQUESTS, JOBS
+from queen.storage.trouble import may_pass, unavailable
 from queen.storage.writer import Writer
 from wire import errors
+from wire.clock import Clock
+
+log = logging.getLogger(__name__)
+
+START_PATIENCE_S: Final = 30.0
+"""How long a queen that starts waits for a database server that is not there yet: they often start together."""
+CONNECT_TIMEOUT_S: Final = 5
 
 
 class SqlStore:
@@ -30,11 +41,12 @@ class SqlStore:
     def __init__(self, engine: AsyncEngine, *, keep_requests: bool = False) -> None:
         self._engine = engine
         self._keep_requests = keep_requests
+        self._lookup = Lookup(self._find_jobs)
         self.writer = Writer(engine)
 
     def save_job(self, job: Job) -> None:
         """Writes a job's newest state."""
-        self.writer.put(JOBS, job.id, partial(rows.from_job, job))
+        self.writer.put(JOBS, job.id, partial(rows.from_job, job), spare=not job.detached)
 
     def save_request(self, job_id: str, spec: bytes) -> None:
         """Keeps what a job asks for until the job ends."""
@@ -55,11 +67,15 @@ class SqlStore:
 
     def save_decision(self, decision: Decision) -> None:
         """Writes a decision."""
-        self.writer.put(DECISIONS, decision.id, partial(rows.from_decision, decision))
+        self.writer.put(DECISIONS, decision.id, partial(rows.from_decision, decision), spare=True)
 
     def save_hive(self, hive: Hive) -> None:
         """Writes a hive as registered, and whether it is online."""
         self.writer.put(HIVES, hive.id, partial(rows.from_hive, hive))
+
+    def check_writable(self) -> None:
+        """Raises `Unreachable` STORAGE_UNAVAILABLE while writes fail."""
+        self.writer.check_writable()
 
     async def flush(self) -> None:
         """Returns when everything saved before is on disk; raises `Unreachable` STORAGE_UNAVAILABLE when it cannot."""
@@ -72,8 +88,15 @@ class SqlStore:
 
     async def find_job(self, request_id: str) -> Job | None:
         """Returns the job a request id was used for."""
-        found = await self._read(select(JOBS).where(JOBS.c.request_id == request_id))
-        return rows.to_job(found[0]) if found else None
+        return (await self.find_jobs([request_id])).get(request_id)
+
+    async def find_jobs(self, request_ids: Collection[str]) -> dict[str, Job]:
+        """Returns the jobs request ids were used for, by these; unknown ones are left out."""
+        return await self._lookup.find(request_ids)
+
+    async def _find_jobs(self, request_ids: Collection[str]) -> dict[str, Job]:
+        query = select(JOBS).where(JOBS.c.request_id.in_(request_ids))
+        return {row["request_id"]: rows.to_job(row) for row in await self._read(query)}
 
     async def list_jobs(
         self, *, states: Collection[JobState], tenant_id: str, model: str, before_order: int | None, limit: int
@@ -154,7 +177,7 @@ class SqlStore:
             async with self._engine.connect() as connection:
                 return [dict(row) for row in (await connection.execute(query)).mappings()]
         except SQLAlchemyError as error:
-            raise _unavailable(error) from error
+            raise unavailable(error, self._engine.url) from error
 
 
 def open_store(url: str, *, migrate: bool = True, keep_requests: bool = False) -> SqlStore:
@@ -166,17 +189,34 @@ def open_store(url: str, *, migrate: bool = True, keep_requests: bool = False) -
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         _make_private(Path(parsed.database))
-    engine = create_async_engine(_async_url(url), pool_pre_ping=parsed.get_backend_name() == "postgresql")
     if parsed.get_backend_name() == "sqlite":
+        engine = create_async_engine(_async_url(url))
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    else:
+        patience = {"connect_timeout": CONNECT_TIMEOUT_S}
+        engine = create_async_engine(_async_url(url), pool_pre_ping=True, connect_args=patience)
     try:
         if migrate:
             command.upgrade(_alembic(url), "head")
         else:
             _check_newest(url)
     except (SQLAlchemyError, OSError) as error:
-        raise _unavailable(error, url) from error
+        raise unavailable(error, parsed) from error
     return SqlStore(engine, keep_requests=keep_requests)
+
+
+async def open_in_time(url: str, clock: Clock, *, migrate: bool, keep_requests: bool) -> SqlStore:
+    """Returns the store as `open_store` does; waits up to `START_PATIENCE_S` for a server that is not there yet."""
+    give_up = clock.monotonic() + START_PATIENCE_S
+    while True:
+        try:
+            return await asyncio.to_thread(open_store, url, migrate=migrate, keep_requests=keep_requests)
+        except errors.Unreachable as error:
+            left = give_up - clock.monotonic()
+            if not may_pass(error.__cause__) or left <= 0:
+                raise
+            log.warning("%s; trying for %.0f s more", error, left)
+            await asyncio.sleep(error.retry_after_s or 1.0)
 
 
 def _check_newest(url: str) -> None:
@@ -230,13 +270,3 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA busy_timeout=5000")
     cursor.close()
-
-
-def _unavailable(error: Exception, url: str = "") -> errors.Unreachable:
-    reason = getattr(error, "orig", None) or error
-    name = f" {make_url(url).render_as_string(hide_password=True)}" if url else ""
-    return errors.Unreachable(
-        f"the queen's database{name} cannot be used: {reason}. Check that it can be reached and written",
-        "STORAGE_UNAVAILABLE",
-        retry_after_s=1.0,
-    )

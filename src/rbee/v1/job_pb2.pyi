@@ -129,23 +129,29 @@ class JobTimeouts(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def total(self) -> _duration_pb2.Duration:
-        """From submission, for a detached job from its first dispatch, to the terminal event. Default 300 s, at most 1800 s."""
+        """From submission, for a detached job from its first dispatch, to the terminal event, all attempts together.
+        Default: what is set for the model, else for the queen, 300 s unless changed. At most 1800 s unless changed there.
+        """
 
     @_builtins.property
     def queue(self) -> _duration_pb2.Duration:
-        """Waiting in the queue. Default: the total."""
+        """One stay in the queue, from submission or from a failed attempt until the job is given to a worker; the wait for
+        a worker that is started counts too. Default as above, else the total.
+        """
 
     @_builtins.property
     def first_token(self) -> _duration_pb2.Duration:
-        """From dispatch to the first token. Default: the total."""
+        """From dispatch to the first token of that attempt. Default as above, else the total."""
 
     @_builtins.property
     def stall(self) -> _duration_pb2.Duration:
-        """Between two tokens. Default 60 s."""
+        """Between two tokens. Default as above, 60 s unless changed."""
 
     @_builtins.property
     def start(self) -> _duration_pb2.Duration:
-        """Waiting for a worker that is started for it. Default 300 s."""
+        """Waiting for a worker that is started for it; the start goes on while others wait. Default as above, 300 s unless
+        changed.
+        """
 
     def __init__(
         self,

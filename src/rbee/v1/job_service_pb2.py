@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from rbee.v1 import decision_pb2 as rbee_dot_v1_dot_decision__pb2
 from rbee.v1 import event_pb2 as rbee_dot_v1_dot_event__pb2
 from rbee.v1 import job_pb2 as rbee_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19rbee/v1/job_service.proto\x12\x07rbee.v1\x1a\x16rbee/v1/decision.proto\x1a\x13rbee/v1/event.proto\x1a\x11rbee/v1/job.proto\"L\n\x17JobServiceSubmitRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x03job\x18\x02 \x01(\x0b\x32\x10.rbee.v1.JobSpec\"5\n\x18JobServiceSubmitResponse\x12\x19\n\x03job\x18\x01 \x01(\x0b\x32\x0c.rbee.v1.Job\"\\\n\x16JobServiceWatchRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x12\x1a\n\x12received_token_ids\x18\x03 \x03(\r\"<\n\x17JobServiceWatchResponse\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.rbee.v1.JobEvent\"&\n\x14JobServiceGetRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"2\n\x15JobServiceGetResponse\x12\x19\n\x03job\x18\x01 \x01(\x0b\x32\x0c.rbee.v1.Job\"\x83\x01\n\x15JobServiceListRequest\x12!\n\x06states\x18\x01 \x03(\x0e\x32\x11.rbee.v1.JobState\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"M\n\x16JobServiceListResponse\x12\x1a\n\x04jobs\x18\x01 \x03(\x0b\x32\x0c.rbee.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"S\n\x17JobServiceCancelRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x14\n\x0cunless_heard\x18\x03 \x01(\x08\"5\n\x18JobServiceCancelResponse\x12\x19\n\x03job\x18\x01 \x01(\x0b\x32\x0c.rbee.v1.Job\"*\n\x18JobServiceExplainRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"g\n\x19JobServiceExplainResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x16\n\x0e\x63ounterfactual\x18\x02 \x01(\t\x12$\n\tdecisions\x18\x03 \x03(\x0b\x32\x11.rbee.v1.Decision2\xd9\x03\n\nJobService\x12M\n\x06Submit\x12 .rbee.v1.JobServiceSubmitRequest\x1a!.rbee.v1.JobServiceSubmitResponse\x12L\n\x05Watch\x12\x1f.rbee.v1.JobServiceWatchRequest\x1a .rbee.v1.JobServiceWatchResponse0\x01\x12\x44\n\x03Get\x12\x1d.rbee.v1.JobServiceGetRequest\x1a\x1e.rbee.v1.JobServiceGetResponse\x12G\n\x04List\x12\x1e.rbee.v1.JobServiceListRequest\x1a\x1f.rbee.v1.JobServiceListResponse\x12M\n\x06\x43\x61ncel\x12 .rbee.v1.JobServiceCancelRequest\x1a!.rbee.v1.JobServiceCancelResponse\x12P\n\x07\x45xplain\x12!.rbee.v1.JobServiceExplainRequest\x1a\".rbee.v1.JobServiceExplainResponseB\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19rbee/v1/job_service.proto\x12\x07rbee.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16rbee/v1/decision.proto\x1a\x13rbee/v1/event.proto\x1a\x11rbee/v1/job.proto\"L\n\x17JobServiceSubmitRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x1d\n\x03job\x18\x02 \x01(\x0b\x32\x10.rbee.v1.JobSpec\"5\n\x18JobServiceSubmitResponse\x12\x19\n\x03job\x18\x01 \x01(\x0b\x32\x0c.rbee.v1.Job\"N\n\x1cJobServiceSubmitBatchRequest\x12.\n\x04jobs\x18\x01 \x03(\x0b\x32 .rbee.v1.JobServiceSubmitRequest\"V\n\x1dJobServiceSubmitBatchResponse\x12\x35\n\x07results\x18\x01 \x03(\x0b\x32$.rbee.v1.JobServiceSubmitBatchResult\"\x92\x01\n\x1bJobServiceSubmitBatchResult\x12\x10\n\x06job_id\x18\x01 \x01(\tH\x00\x12&\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x13.rbee.v1.JobFailureH\x00\x12.\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07outcome\"\\\n\x16JobServiceWatchRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\x12\x1a\n\x12received_token_ids\x18\x03 \x03(\r\"<\n\x17JobServiceWatchResponse\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.rbee.v1.JobEvent\"&\n\x14JobServiceGetRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"2\n\x15JobServiceGetResponse\x12\x19\n\x03job\x18\x01 \x01(\x0b\x32\x0c.rbee.v1.Job\"\x83\x01\n\x15JobServiceListRequest\x12!\n\x06states\x18\x01 \x03(\x0e\x32\x11.rbee.v1.JobState\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"M\n\x16JobServiceListResponse\x12\x1a\n\x04jobs\x18\x01 \x03(\x0b\x32\x0c.rbee.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"S\n\x17JobServiceCancelRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x14\n\x0cunless_heard\x18\x03 \x01(\x08\"5\n\x18JobServiceCancelResponse\x12\x19\n\x03job\x18\x01 \x01(\x0b\x32\x0c.rbee.v1.Job\"*\n\x18JobServiceExplainRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"g\n\x19JobServiceExplainResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x16\n\x0e\x63ounterfactual\x18\x02 \x01(\t\x12$\n\tdecisions\x18\x03 \x03(\x0b\x32\x11.rbee.v1.Decision2\xb7\x04\n\nJobService\x12M\n\x06Submit\x12 .rbee.v1.JobServiceSubmitRequest\x1a!.rbee.v1.JobServiceSubmitResponse\x12\\\n\x0bSubmitBatch\x12%.rbee.v1.JobServiceSubmitBatchRequest\x1a&.rbee.v1.JobServiceSubmitBatchResponse\x12L\n\x05Watch\x12\x1f.rbee.v1.JobServiceWatchRequest\x1a .rbee.v1.JobServiceWatchResponse0\x01\x12\x44\n\x03Get\x12\x1d.rbee.v1.JobServiceGetRequest\x1a\x1e.rbee.v1.JobServiceGetResponse\x12G\n\x04List\x12\x1e.rbee.v1.JobServiceListRequest\x1a\x1f.rbee.v1.JobServiceListResponse\x12M\n\x06\x43\x61ncel\x12 .rbee.v1.JobServiceCancelRequest\x1a!.rbee.v1.JobServiceCancelResponse\x12P\n\x07\x45xplain\x12!.rbee.v1.JobServiceExplainRequest\x1a\".rbee.v1.JobServiceExplainResponseB\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,30 +36,36 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rbee.v1.job_service_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\013dev.rbee.v1P\001Z\016rbee/v1;rbeev1'
-  _globals['_JOBSERVICESUBMITREQUEST']._serialized_start=102
-  _globals['_JOBSERVICESUBMITREQUEST']._serialized_end=178
-  _globals['_JOBSERVICESUBMITRESPONSE']._serialized_start=180
-  _globals['_JOBSERVICESUBMITRESPONSE']._serialized_end=233
-  _globals['_JOBSERVICEWATCHREQUEST']._serialized_start=235
-  _globals['_JOBSERVICEWATCHREQUEST']._serialized_end=327
-  _globals['_JOBSERVICEWATCHRESPONSE']._serialized_start=329
-  _globals['_JOBSERVICEWATCHRESPONSE']._serialized_end=389
-  _globals['_JOBSERVICEGETREQUEST']._serialized_start=391
-  _globals['_JOBSERVICEGETREQUEST']._serialized_end=429
-  _globals['_JOBSERVICEGETRESPONSE']._serialized_start=431
-  _globals['_JOBSERVICEGETRESPONSE']._serialized_end=481
-  _globals['_JOBSERVICELISTREQUEST']._serialized_start=484
-  _globals['_JOBSERVICELISTREQUEST']._serialized_end=615
-  _globals['_JOBSERVICELISTRESPONSE']._serialized_start=617
-  _globals['_JOBSERVICELISTRESPONSE']._serialized_end=694
-  _globals['_JOBSERVICECANCELREQUEST']._serialized_start=696
-  _globals['_JOBSERVICECANCELREQUEST']._serialized_end=779
-  _globals['_JOBSERVICECANCELRESPONSE']._serialized_start=781
-  _globals['_JOBSERVICECANCELRESPONSE']._serialized_end=834
-  _globals['_JOBSERVICEEXPLAINREQUEST']._serialized_start=836
-  _globals['_JOBSERVICEEXPLAINREQUEST']._serialized_end=878
-  _globals['_JOBSERVICEEXPLAINRESPONSE']._serialized_start=880
-  _globals['_JOBSERVICEEXPLAINRESPONSE']._serialized_end=983
-  _globals['_JOBSERVICE']._serialized_start=986
-  _globals['_JOBSERVICE']._serialized_end=1459
+  _globals['_JOBSERVICESUBMITREQUEST']._serialized_start=134
+  _globals['_JOBSERVICESUBMITREQUEST']._serialized_end=210
+  _globals['_JOBSERVICESUBMITRESPONSE']._serialized_start=212
+  _globals['_JOBSERVICESUBMITRESPONSE']._serialized_end=265
+  _globals['_JOBSERVICESUBMITBATCHREQUEST']._serialized_start=267
+  _globals['_JOBSERVICESUBMITBATCHREQUEST']._serialized_end=345
+  _globals['_JOBSERVICESUBMITBATCHRESPONSE']._serialized_start=347
+  _globals['_JOBSERVICESUBMITBATCHRESPONSE']._serialized_end=433
+  _globals['_JOBSERVICESUBMITBATCHRESULT']._serialized_start=436
+  _globals['_JOBSERVICESUBMITBATCHRESULT']._serialized_end=582
+  _globals['_JOBSERVICEWATCHREQUEST']._serialized_start=584
+  _globals['_JOBSERVICEWATCHREQUEST']._serialized_end=676
+  _globals['_JOBSERVICEWATCHRESPONSE']._serialized_start=678
+  _globals['_JOBSERVICEWATCHRESPONSE']._serialized_end=738
+  _globals['_JOBSERVICEGETREQUEST']._serialized_start=740
+  _globals['_JOBSERVICEGETREQUEST']._serialized_end=778
+  _globals['_JOBSERVICEGETRESPONSE']._serialized_start=780
+  _globals['_JOBSERVICEGETRESPONSE']._serialized_end=830
+  _globals['_JOBSERVICELISTREQUEST']._serialized_start=833
+  _globals['_JOBSERVICELISTREQUEST']._serialized_end=964
+  _globals['_JOBSERVICELISTRESPONSE']._serialized_start=966
+  _globals['_JOBSERVICELISTRESPONSE']._serialized_end=1043
+  _globals['_JOBSERVICECANCELREQUEST']._serialized_start=1045
+  _globals['_JOBSERVICECANCELREQUEST']._serialized_end=1128
+  _globals['_JOBSERVICECANCELRESPONSE']._serialized_start=1130
+  _globals['_JOBSERVICECANCELRESPONSE']._serialized_end=1183
+  _globals['_JOBSERVICEEXPLAINREQUEST']._serialized_start=1185
+  _globals['_JOBSERVICEEXPLAINREQUEST']._serialized_end=1227
+  _globals['_JOBSERVICEEXPLAINRESPONSE']._serialized_start=1229
+  _globals['_JOBSERVICEEXPLAINRESPONSE']._serialized_end=1332
+  _globals['_JOBSERVICE']._serialized_start=1335
+  _globals['_JOBSERVICE']._serialized_end=1902
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from rbee.v1 import decision_pb2 as _decision_pb2
@@ -72,6 +73,90 @@ class JobServiceSubmitResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobServiceSubmitResponse: _TypeAlias = JobServiceSubmitResponse  # noqa: Y015
+
+@_typing.final
+class JobServiceSubmitBatchRequest(_message.Message):
+    """Hands in many jobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobServiceSubmitRequest]:
+        """The jobs, 1 to 1,000."""
+
+    def __init__(
+        self,
+        *,
+        jobs: _abc.Iterable[Global___JobServiceSubmitRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobServiceSubmitBatchRequest: _TypeAlias = JobServiceSubmitBatchRequest  # noqa: Y015
+
+@_typing.final
+class JobServiceSubmitBatchResponse(_message.Message):
+    """What became of many jobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobServiceSubmitBatchResult]:
+        """One for each job, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___JobServiceSubmitBatchResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobServiceSubmitBatchResponse: _TypeAlias = JobServiceSubmitBatchResponse  # noqa: Y015
+
+@_typing.final
+class JobServiceSubmitBatchResult(_message.Message):
+    """What became of one job among many."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    RETRY_DELAY_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """Id of the job, which was accepted and is on disk."""
+    @_builtins.property
+    def failure(self) -> _job_pb2.JobFailure:
+        """Why it was not accepted."""
+
+    @_builtins.property
+    def retry_delay(self) -> _duration_pb2.Duration:
+        """When to hand it in again, where that may help. Absent: it does not."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        failure: _job_pb2.JobFailure | None = ...,
+        retry_delay: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "job_id", b"job_id", "outcome", b"outcome", "retry_delay", b"retry_delay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "job_id", b"job_id", "outcome", b"outcome", "retry_delay", b"retry_delay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["job_id", "failure"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___JobServiceSubmitBatchResult: _TypeAlias = JobServiceSubmitBatchResult  # noqa: Y015
 
 @_typing.final
 class JobServiceWatchRequest(_message.Message):

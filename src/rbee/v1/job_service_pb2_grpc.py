@@ -40,6 +40,11 @@ class JobServiceStub:
                 request_serializer=rbee_dot_v1_dot_job__service__pb2.JobServiceSubmitRequest.SerializeToString,
                 response_deserializer=rbee_dot_v1_dot_job__service__pb2.JobServiceSubmitResponse.FromString,
                 _registered_method=True)
+        self.SubmitBatch = channel.unary_unary(
+                '/rbee.v1.JobService/SubmitBatch',
+                request_serializer=rbee_dot_v1_dot_job__service__pb2.JobServiceSubmitBatchRequest.SerializeToString,
+                response_deserializer=rbee_dot_v1_dot_job__service__pb2.JobServiceSubmitBatchResponse.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/rbee.v1.JobService/Watch',
                 request_serializer=rbee_dot_v1_dot_job__service__pb2.JobServiceWatchRequest.SerializeToString,
@@ -75,6 +80,16 @@ class JobServiceServicer:
         """Accepts a job that runs without its caller, once it is on disk.
 
         Errors as `InferenceService.Infer` before its first token. Then use Watch for the output.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitBatch(self, request, context):
+        """Accepts many jobs as Submit accepts one, each for itself; answers once all that were accepted are on disk.
+
+        A job that is refused has its failure among the results, and the others go on. INVALID_ARGUMENT: no jobs, or more
+        than 1,000; send fewer. UNAVAILABLE: STORAGE_UNAVAILABLE, QUEEN_STOPPING; send the same again after RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,6 +151,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     request_deserializer=rbee_dot_v1_dot_job__service__pb2.JobServiceSubmitRequest.FromString,
                     response_serializer=rbee_dot_v1_dot_job__service__pb2.JobServiceSubmitResponse.SerializeToString,
             ),
+            'SubmitBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitBatch,
+                    request_deserializer=rbee_dot_v1_dot_job__service__pb2.JobServiceSubmitBatchRequest.FromString,
+                    response_serializer=rbee_dot_v1_dot_job__service__pb2.JobServiceSubmitBatchResponse.SerializeToString,
+            ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
                     request_deserializer=rbee_dot_v1_dot_job__service__pb2.JobServiceWatchRequest.FromString,
@@ -190,6 +210,33 @@ class JobService:
             '/rbee.v1.JobService/Submit',
             rbee_dot_v1_dot_job__service__pb2.JobServiceSubmitRequest.SerializeToString,
             rbee_dot_v1_dot_job__service__pb2.JobServiceSubmitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rbee.v1.JobService/SubmitBatch',
+            rbee_dot_v1_dot_job__service__pb2.JobServiceSubmitBatchRequest.SerializeToString,
+            rbee_dot_v1_dot_job__service__pb2.JobServiceSubmitBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

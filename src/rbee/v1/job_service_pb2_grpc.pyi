@@ -38,6 +38,12 @@ class JobServiceStub:
 
     Errors as `InferenceService.Infer` before its first token. Then use Watch for the output.
     """
+    SubmitBatch: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.JobServiceSubmitBatchRequest, _job_service_pb2.JobServiceSubmitBatchResponse]
+    """Accepts many jobs as Submit accepts one, each for itself; answers once all that were accepted are on disk.
+
+    A job that is refused has its failure among the results, and the others go on. INVALID_ARGUMENT: no jobs, or more
+    than 1,000; send fewer. UNAVAILABLE: STORAGE_UNAVAILABLE, QUEEN_STOPPING; send the same again after RetryInfo.
+    """
     Watch: _grpc.UnaryStreamMultiCallable[_job_service_pb2.JobServiceWatchRequest, _job_service_pb2.JobServiceWatchResponse]
     """Streams a job's events after a sequence, those that have been and those that come; ends as `Infer` ends.
 
@@ -76,6 +82,12 @@ class JobServiceAsyncStub(JobServiceStub):
     """Accepts a job that runs without its caller, once it is on disk.
 
     Errors as `InferenceService.Infer` before its first token. Then use Watch for the output.
+    """
+    SubmitBatch: _aio.UnaryUnaryMultiCallable[_job_service_pb2.JobServiceSubmitBatchRequest, _job_service_pb2.JobServiceSubmitBatchResponse]  # type: ignore[assignment]
+    """Accepts many jobs as Submit accepts one, each for itself; answers once all that were accepted are on disk.
+
+    A job that is refused has its failure among the results, and the others go on. INVALID_ARGUMENT: no jobs, or more
+    than 1,000; send fewer. UNAVAILABLE: STORAGE_UNAVAILABLE, QUEEN_STOPPING; send the same again after RetryInfo.
     """
     Watch: _aio.UnaryStreamMultiCallable[_job_service_pb2.JobServiceWatchRequest, _job_service_pb2.JobServiceWatchResponse]  # type: ignore[assignment]
     """Streams a job's events after a sequence, those that have been and those that come; ends as `Infer` ends.
@@ -117,6 +129,17 @@ class JobServiceServicer:
         """Accepts a job that runs without its caller, once it is on disk.
 
         Errors as `InferenceService.Infer` before its first token. Then use Watch for the output.
+        """
+
+    def SubmitBatch(
+        self,
+        request: _job_service_pb2.JobServiceSubmitBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_service_pb2.JobServiceSubmitBatchResponse, _abc.Awaitable[_job_service_pb2.JobServiceSubmitBatchResponse]]:
+        """Accepts many jobs as Submit accepts one, each for itself; answers once all that were accepted are on disk.
+
+        A job that is refused has its failure among the results, and the others go on. INVALID_ARGUMENT: no jobs, or more
+        than 1,000; send fewer. UNAVAILABLE: STORAGE_UNAVAILABLE, QUEEN_STOPPING; send the same again after RetryInfo.
         """
 
     def Watch(

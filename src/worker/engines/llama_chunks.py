@@ -20,7 +20,6 @@ from worker.engines.port import (
     TokenLogprobs,
     TokenProbability,
     ToolCall,
-    prompt_too_long,
 )
 
 _FINISH: Final[dict[str, Finish]] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
@@ -29,7 +28,7 @@ _FINISH: Final[dict[str, Finish]] = {"stop": "stop", "length": "length", "tool_c
 def engine_error(error: dict[str, Any]) -> errors.RbeeError:
     """Returns llama.cpp's error object as an error of the taxonomy."""
     if error.get("type") == "exceed_context_size_error":
-        return errors.Invalid(prompt_too_long(error["n_prompt_tokens"], error["n_ctx"]), "PROMPT_TOO_LONG")
+        return errors.prompt_too_long(error["n_prompt_tokens"], error["n_ctx"])
     message = f"llama.cpp refuses the request: {error.get('message', error)}"
     if 400 <= error.get("code", 500) < 500:
         return errors.Invalid(message)

@@ -131,6 +131,23 @@ class LlamaCpp:
         self._threads.shutdown()
         self._server = None
 
+    async def count_tokens(self, request: Request) -> int:
+        """Returns the prompt's tokens after the chat template, on a thread: a long prompt takes its time."""
+        return await asyncio.to_thread(self._count, request)
+
+    def _count(self, request: Request) -> int:
+        if request.tools:
+            llama_requests.refuse_unserved_with_tools(request, self._supports_tools)
+        prompt = self._templated(request) if request.messages else request.prompt
+        # As llama.cpp cuts the prompt of a completion.
+        return len(self._ask("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})["tokens"])
+
+    def _templated(self, request: Request) -> str:
+        """Returns a chat as the text its model's template makes of it."""
+        body = llama_requests.chat(request) | (llama_requests.tools(request) if request.tools else {})
+        prompt: str = self._ask("/apply-template", body)["prompt"]
+        return prompt
+
     async def generate(self, request: Request) -> AsyncGenerator[Piece | Ending, None]:
         """Yields pieces as llama.cpp makes them; see `Engine.generate`."""
         loop = asyncio.get_running_loop()
@@ -164,7 +181,7 @@ class LlamaCpp:
         else:
             prompt = request.prompt
             if request.messages:
-                prompt = self._ask("/apply-template", llama_requests.chat(request))["prompt"]
+                prompt = self._templated(request)
             body |= llama_requests.completion(request, prompt)
             if request.json_schema:
                 self._check_schema(request.json_schema, body, run)

@@ -133,11 +133,10 @@ class Engine(Protocol):
         """
         ...
 
+    async def count_tokens(self, request: Request) -> int:
+        """Returns how many tokens the prompt of a request has, as `generate` would count them; takes no slot."""
+        ...
+
     def close(self) -> None:
         """Frees the model; no generation runs any more."""
         ...
-
-
-def prompt_too_long(prompt_tokens: int, context_length: int) -> str:
-    """Returns the sentence every engine refuses a prompt with that leaves no room for an answer."""
-    return f"the prompt has {prompt_tokens:,} tokens, the context holds {context_length:,}"

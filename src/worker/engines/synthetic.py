@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import threading
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 
 from wire import errors
 from wire.clock import Clock
 from worker.engines.options import read_options
-from worker.engines.port import DEFAULT_CONTEXT_LENGTH, Backend, Ending, Piece, Request, prompt_too_long
+from worker.engines.port import DEFAULT_CONTEXT_LENGTH, Backend, Ending, Piece, Request
 
 _TICK_S = 0.004
 """Streams wake on this grid, together: a timer for each token of 100 streams would cost more than the tokens."""
@@ -25,6 +26,7 @@ class Pace:
 
     tokens_per_second: float = field(default=50.0, metadata={"help": "tokens per second of each stream; 0: no limit"})
     first_token_ms: float = field(default=0.0, metadata={"help": "milliseconds before the first token"})
+    load_ms: float = field(default=0.0, metadata={"help": "milliseconds before the worker is ready"})
     completion_tokens: int = field(default=100, metadata={"help": "tokens of an answer that sets no max_tokens below"})
 
 
@@ -43,18 +45,22 @@ class Synthetic:
         self._ticker = _Ticker(clock)
 
     def load(self) -> None:
-        """Does nothing: there is no model."""
+        """Takes the time it was told to take: there is no model."""
+        threading.Event().wait(self._pace.load_ms / 1000)
 
     def close(self) -> None:
         """Does nothing: there is no model."""
 
+    async def count_tokens(self, request: Request) -> int:
+        """Returns the number of words."""
+        return len(("\n".join(message.content for message in request.messages) or request.prompt).split())
+
     async def generate(self, request: Request) -> AsyncGenerator[Piece | Ending, None]:
         """Yields one piece per token, each when it is due; the same request always gets the same answer."""
         self._refuse_unserved(request)
-        text = "\n".join(message.content for message in request.messages) or request.prompt
-        prompt_tokens = len(text.split())
+        prompt_tokens = await self.count_tokens(request)
         if prompt_tokens >= self.context_length:
-            raise errors.Invalid(prompt_too_long(prompt_tokens, self.context_length), "PROMPT_TOO_LONG")
+            raise errors.prompt_too_long(prompt_tokens, self.context_length)
         room = self.context_length - prompt_tokens
         allowed = min(room, request.max_tokens or room)
         words, stop_sequence = _answer(min(allowed, self._pace.completion_tokens), request.stop)
