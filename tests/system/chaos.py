@@ -27,7 +27,7 @@ REAL, SLOW = "rbee-tiny", "synthetic:slow"
 SLOTS = 2
 SLOW_OPTIONS = {"tokens_per_second": "30"}
 WANTED = {REAL: 2, SLOW: 1}
-"""Workers of each model on each hive: six with the real model, and three that are slow, so that much happens to a job."""
+"""Workers of each model on each hive: six with the real model, and three slow ones, whose jobs are there to be hit."""
 
 LONG = (
     *("Tell me a story", "Tell me a long story", "Tell me a story about a hive"),
@@ -91,7 +91,7 @@ def schedule(draw: random.Random) -> Iterator[Disturbance]:
     yield Disturbance(0.5, signal.SIGSTOP, "hive", draw.random(), 12.0)
     while True:
         number, kind = first.pop() if first else draw.choices(SORTS, [OFTEN[kind] for _, kind in SORTS])[0]
-        yield Disturbance(draw.uniform(0.2, 1.6), number, kind, draw.random(), draw.uniform(0.2, LONGEST_STOP_S[kind]))
+        yield Disturbance(draw.uniform(0.4, 2.4), number, kind, draw.random(), draw.uniform(0.2, LONGEST_STOP_S[kind]))
 
 
 @dataclass(frozen=True, slots=True)
