@@ -85,7 +85,7 @@ class Supervisor:
     async def ready(self, worker_id: str) -> Worker:
         """Returns a worker once it is ready; the start goes on when the caller stops waiting.
 
-        Raises `Unreachable` WORKER_START_FAILED with its last lines, or WORKER_KILLED when a signal from elsewhere ended
+        Raises `Unreachable` WORKER_START_FAILED with its last lines, or WORKER_KILLED when somebody else's signal ended
         it; `NotFound` WORKER_NOT_FOUND.
         """
         worker = self._known(worker_id)

@@ -8,7 +8,6 @@ from typing import Final
 from queen.core.model import StageLimits
 from wire import errors
 
-
 LATE_S: Final = 1.0
 """A timer that fires this late means that the queen did not run in between: what the worker sent has yet to be read."""
 
