@@ -5,6 +5,7 @@ import json
 import os
 import random
 import sqlite3
+import time
 from collections import Counter
 from contextlib import closing, suppress
 
@@ -18,7 +19,7 @@ from rbee.v1 import engine_service_pb2, engine_service_pb2_grpc, job_pb2
 from system.chaos import HIVES, REAL, SLOW, Caller, Cluster, Outcome, Plan, plan
 
 CALLERS, JOBS = 20, 200
-SLOW_CALLERS, SLOW_JOBS = 4, 24
+SLOW_CALLERS, SLOW_JOBS = 6, 36
 ALIVE = [job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_DISPATCHED, job_pb2.JOB_STATE_RUNNING]
 
 
@@ -64,10 +65,12 @@ async def ordeal(cluster: Cluster, draw: random.Random) -> tuple[list[Outcome], 
             *([plan(draw, SLOW, caller) for _ in range(SLOW_JOBS // SLOW_CALLERS)] for caller in range(SLOW_CALLERS)),
         ]
         undisturbed = await answers(client, {one.question: one for plans in mine for one in plans})
+        begun = time.monotonic()
         disturbing = group.create_task(cluster.disturb(draw))
         asked = await asyncio.gather(*(carry_out(cluster.queen.address, plans) for plans in mine))
         disturbing.cancel()
         await asyncio.wait([disturbing])
+        cluster.lasted_s = time.monotonic() - begun
         await asyncio.wait_for(at_rest(client), 60)
         workers = await asyncio.wait_for(cluster.full(client), 100)
         await check_no_leaks(client, workers)
@@ -218,7 +221,7 @@ def told(cluster: Cluster, outcomes: list[Outcome], jobs: dict[str, dict]) -> st
     states = Counter(job["state"] for job in jobs.values())
     did = ", ".join(f"{count} x {what}" for what, count in sorted(cluster.done.items()))
     return (
-        f"{did}. {len(outcomes)} jobs asked for, {len(jobs)} noted: {dict(states)}; {len(retried | adopted)} hit: "
+        f"{cluster.lasted_s:.0f} s: {did}. {len(outcomes)} jobs asked for, {len(jobs)} noted: {dict(states)}; {len(retried | adopted)} hit: "
         f"{len(retried)} retried, {len(went_on)} of them mid-answer, {len(adopted)} taken over by a new queen; "
         f"attempts failed: {dict(failures)}"
     )
