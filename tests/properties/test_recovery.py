@@ -7,6 +7,7 @@ import asyncio
 import selectors
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -472,6 +473,7 @@ async def play(steps):
         game.cycling.cancel()
 
 
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # a queen is killed before a task has begun
 @given(STEPS)
 @settings(max_examples=400, deadline=None)
 def test_every_job_comes_to_rest_and_its_caller_has_each_token_once(steps):

@@ -64,7 +64,10 @@ class _Lane:
         return turn
 
     def enter(self, place: tuple[int, int, str]) -> None:
-        insort(self.line, place)
+        if not self.line or place > self.line[-1]:
+            self.line.append(place)  # as nearly always
+        else:
+            insort(self.line, place)
 
     def leave(self, place: tuple[int, int, str]) -> None:
         del self.line[bisect_left(self.line, place)]
