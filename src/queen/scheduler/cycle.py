@@ -57,9 +57,10 @@ class SchedulingCycle:
         while True:
             await self._woken.wait()
             self._woken.clear()
-            await self._cycle()
+            await self.turn()
 
-    async def _cycle(self) -> None:
+    async def turn(self) -> None:
+        """Runs one cycle."""
         now = self._clock.now()
         queue = [live.job for live in islice(self._jobs.queued(now), WINDOW)]
         if not queue:
