@@ -83,3 +83,29 @@ async def test_a_model_no_device_could_ever_hold_is_refused_for_good(queen):
         with pytest.raises(client_library.NoCapacity, match="the largest device is mill cpu with") as caught:
             await client.spawn_worker("rbee-tiny", slots=256, context_length=2**24)
         assert (caught.value.reason, caught.value.retry_after_s) == ("INSUFFICIENT_VRAM", None)
+
+
+async def test_a_job_whose_turn_would_come_too_late_is_refused_at_once(queen):
+    async with client_library.connect(queen.address) as client:
+        options = {"tokens_per_second": "50", "completion_tokens": "10"}
+        worker = await client.spawn_worker(MODEL, slots=1, engine_options=options)
+        jobs = [await client.submit(model=MODEL, prompt="x") for _ in range(60)]
+        await client.watch(jobs[19].id).text()
+        with pytest.raises(client_library.NoCapacity, match="a second are served: its turn would come in") as caught:
+            await client.infer(model=MODEL, prompt="x", queue_timeout_s=1.0).text()
+        assert caught.value.reason == "DEADLINE_UNREACHABLE"
+        assert 1.0 <= caught.value.retry_after_s <= 60.0
+        assert (await client.submit(model=MODEL, prompt="x", session="other", queue_timeout_s=30.0)).queue_position <= 2
+        for job in jobs:
+            await client.cancel(job.id)
+        await client.stop_worker(worker.id, force=True)
+
+
+async def test_a_job_for_a_model_larger_than_any_machine_is_refused_for_good(own_queen):
+    with (own_queen.folder / "models" / "copy.gguf").open("r+b") as file:
+        file.truncate(2**42)
+    own_queen.start()
+    async with client_library.connect(own_queen.address) as client:
+        with pytest.raises(client_library.NoCapacity, match="the largest device is mill cpu with") as caught:
+            await client.infer(model="copy", prompt="x").text()
+    assert (caught.value.reason, caught.value.retry_after_s) == ("INSUFFICIENT_VRAM", None)
