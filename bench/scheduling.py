@@ -102,6 +102,7 @@ class Bench:
             spec = WorkerSpec(worker_id, self._model(n), slots=1, device_ids=("cpu",), memory_mb=100)
             changes = {"spec": spec, "state": WorkerState.READY, "address": "w:1", "slots_total": 1}
             self.cluster.heard_worker(hive_id, worker_id, time.time(), changes)
+            self.cluster.settle(worker_id)
 
     def _model(self, n: int) -> str:
         return f"{MODEL}-{n % self.models}" if self.models > 1 else MODEL
@@ -118,16 +119,16 @@ class Bench:
     async def place(self, number: int, *, ending: int) -> float:
         """Places jobs and replaces each by a new one in the queue; returns placements per second of processor time.
 
-        `ending`: how many jobs end between two turns of the event loop.
+        `ending`: how many jobs end between two cycles.
         """
         before, begun = self.workers.placed, time.process_time()
         known = before
-        while self.workers.placed - before < number or len(self.workers.running) < WORKERS - ending:
+        while self.workers.placed - before < number:
             self.workers.end(ending)
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+            await self.cycle.turn()
             self.submit(self.workers.placed - known, Priority.BATCH)
             known = self.workers.placed
+            await asyncio.sleep(0)
         await self.store.flush()
         return (self.workers.placed - before) / (time.process_time() - begun)
 
@@ -137,7 +138,7 @@ def _never(live: LiveJob, proposal: Proposal) -> None:
 
 
 def _cases(*, quick: bool) -> Iterator[tuple[str, int, int, int]]:
-    """Yields what is measured, jobs that wait, jobs that end per turn, models."""
+    """Yields what is measured, jobs that wait, jobs that end between two cycles, models."""
     for waiting in (1_000, 100_000 if not quick else 5_000):
         yield f"{waiting:,} waiting, 100 end at a time", waiting, 100, 1
         yield f"{waiting:,} waiting, 10 end at a time", waiting, 10, 1
@@ -153,14 +154,12 @@ async def measure(waiting: int, ending: int, models: int, *, runs: int, number: 
             writing = group.create_task(store.writer.run())
             bench = Bench(store, models)
             bench.submit(waiting + WORKERS, Priority.BATCH)
-            cycle = group.create_task(bench.cycle.run())
-            await bench.place(0, ending=0)
+            await bench.place(WORKERS, ending=0)
             await store.flush()
             gc.collect()
             gc.freeze()
             await bench.place(number // 4, ending=ending)
             rates = [await bench.place(number, ending=ending) for _ in range(runs)]
-            cycle.cancel()
             store.writer.close()
             await writing
         await store.close()

@@ -11,11 +11,12 @@ import pytest
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from client.cli import jobs
 from client.cli.app import run, with_globals_first
 from client.cli.job_options import file_or_text, model_reference, pairs, prompt_text
 from client.cli.queen_process import DataDir, environment_of
 from client.render import trouble, words
-from rbee.v1 import generation_pb2, job_pb2
+from rbee.v1 import decision_pb2, generation_pb2, job_pb2
 from wire import errors
 
 
@@ -249,3 +250,21 @@ def test_the_public_face_is_whole() -> None:
     assert rbee.NotFound is errors.NotFound
     with pytest.raises(AttributeError, match="queenbee"):
         _ = rbee.queenbee  # type: ignore[attr-defined]
+
+
+def test_candidates_that_are_not_named_are_counted() -> None:
+    decision = decision_pb2.Decision(
+        action=decision_pb2.DECISION_ACTION_DISPATCH,
+        worker_id="w1",
+        hive_id="mill",
+        candidates=[
+            decision_pb2.Candidate(worker_id="w1", hive_id="mill"),
+            decision_pb2.Candidate(alike=1200, reject_reason="all 4 slots are taken"),
+            decision_pb2.Candidate(alike=3),
+        ],
+    )
+    assert jobs._candidate_rows(decision) == [
+        ["w1", "mill", words.NOTHING, "chosen"],
+        ["1,200 more", words.NOTHING, words.NOTHING, "all 4 slots are taken"],
+        ["3 more", words.NOTHING, words.NOTHING, "eligible"],
+    ]

@@ -165,7 +165,11 @@ async def test_unfinished_jobs_come_back_with_what_they_ask_for_in_order(store):
 
 
 async def test_decisions_come_back_oldest_first(store):
-    candidates = (Candidate("mill", "w1", "all 4 slots are taken"), Candidate("mill", "w2", score=0.5))
+    candidates = (
+        Candidate("mill", "w1", "all 4 slots are taken"),
+        Candidate("mill", "w2", score=0.5),
+        Candidate("", alike=7),
+    )
     proposal = Proposal("job-1", Action.DISPATCH, "first idle", "w2", "mill", candidates=candidates)
     later = Decision("d2", proposal, "simple", "", 2.0, 0.001, "the job is cancelled, not queued")
     earlier = replace(later, id="d1", decide_time=1.0, refusal="")

@@ -1,10 +1,12 @@
 """The order of the queue, whatever joins, leaves, comes back and grows old in it."""
 
+from bisect import insort
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from queen.core.model import Priority
-from queen.core.queue import PROMOTE_AFTER_S, JobQueue
+from queen.core.queue import PROMOTE_AFTER_S, JobQueue, _Lane
 from worlds import job
 
 PRIORITIES = st.sampled_from(list(Priority))
@@ -142,6 +144,26 @@ def test_two_sessions_with_work_are_served_alike(arrivals, data):
             served[play.jobs[next(iter(play.queue))].session_id] += 1
             play.do(("take", 0))
             assert abs(served["a"] - served["b"]) <= 1
+
+
+@given(st.lists(st.tuples(st.sampled_from("eel"), st.integers(0, 3000)), min_size=300, max_size=1200))
+@settings(max_examples=30, deadline=None)
+def test_a_long_line_stays_sorted_whichever_end_things_happen_at(happenings):
+    lane, wanted = _Lane(), []
+    for kind, at in [("e", n) for n in range(0, 3000, 3)] + happenings:
+        if kind == "e":
+            place = (at, len(wanted), "")
+            lane.enter(place)
+            insort(wanted, place)
+        elif wanted:
+            lane.leave(wanted.pop(at % min(len(wanted), 40) if at % 2 else at % len(wanted)))
+        if len(wanted) % 50 == 0:
+            assert list(lane) == wanted
+    while wanted:
+        assert len(lane) == len(wanted)
+        assert lane.before(wanted[-1]) == len(wanted) - 1
+        lane.leave(wanted.pop(0))
+    assert list(lane) == []
 
 
 @given(st.integers(0, 200), st.integers(1, 20))

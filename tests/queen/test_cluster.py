@@ -1,8 +1,39 @@
 import asyncio
 
 from queen.core import feasibility
-from queen.core.model import HiveState, WorkerExit, WorkerSpec, WorkerState
+from queen.core.model import Device, HiveState, WorkerExit, WorkerSpec, WorkerState
 from worlds import MODEL, World, job, model_file
+
+
+def test_hives_and_workers_are_listed_in_order_however_they_come():
+    world = World()
+    for name in ("b", "c", "a"):
+        world.add_hive(name)
+    for name, hive in (("w2", "b"), ("w3", "a"), ("w1", "b")):
+        world.add_worker(name, hive, slots=2)
+    cluster = world.cluster
+    cluster.reserve("w1", "x")
+    cluster.reserve("w1", "y")
+    assert [hive.id for hive in cluster.list_hives()] == ["a", "b", "c"]
+    assert [worker.id for worker in cluster.list_online_workers()] == ["w1", "w2", "w3"]
+    assert [worker.id for worker in cluster.find_workers_with_model(MODEL)] == ["w1", "w2", "w3"]
+    assert [worker.state for worker in cluster.find_workers_on("b")] == [WorkerState.BUSY, WorkerState.READY]
+    cluster.forget_worker("w1")
+    assert [worker.id for worker in cluster.find_workers_on("b")] == ["w2"]
+    assert [worker.id for worker in cluster.find_workers_with_model(MODEL)] == ["w2", "w3"]
+
+
+def test_memory_that_becomes_free_wakes_once_and_small_change_does_not():
+    world = World()
+    world.add_hive(free_mb=1000)
+
+    def report(free_mb):
+        wakes = world.wakes
+        cpu = Device("cpu", "CPU", "cpu", memory_total_mb=4000, memory_free_mb=free_mb)
+        world.cluster.heard("mill", 1.0, {"devices": (cpu,)})
+        return world.wakes - wakes
+
+    assert [report(free_mb) for free_mb in (1010, 990, 1040, 1054, 1060, 500, 540, 2000)] == [0, 0, 0, 1, 0, 0, 0, 1]
 
 
 def test_a_silent_hive_is_degraded_after_3_s_and_offline_after_10():

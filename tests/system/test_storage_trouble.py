@@ -43,8 +43,11 @@ def rot(path):
 
 
 @contextmanager
-def small_disk(folder, size="8m"):
-    """Yields a folder on a file system of its own, where this user may make one."""
+def small_disk(folder, size="48m"):
+    """Yields a folder on a file system of its own, where this user may make one.
+
+    There is room for all 408 jobs of 20 kB, should they wait at once, in the database and once more in its log.
+    """
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], stderr=subprocess.PIPE)
     try:

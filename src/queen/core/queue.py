@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ _SWEEP_AT: Final = 256
 """Entries kept of what may be over before the first look at whether it is; twice what was left before each other."""
 
 _Session = tuple[Priority, str]
+_Place = tuple[int, int, str]
 
 
 @dataclass(slots=True)
@@ -35,7 +36,7 @@ class _Ticket:
     turn: int
     waits: bool = True
 
-    def place(self, job_id: str) -> tuple[int, int, str]:
+    def place(self, job_id: str) -> _Place:
         return self.turn, self.order, job_id
 
 
@@ -44,10 +45,13 @@ class _Lane:
 
     Turns are those of start-time fair queueing (Goyal, Vin, Cheng 1996) with jobs of equal cost: the sessions of a lane
     are served one job each per turn, and one that comes new begins at the turn that is being served.
+
+    The line is a sorted list with room at its head, so that what happens there, as most does, moves little of it.
     """
 
     def __init__(self) -> None:
-        self.line: list[tuple[int, int, str]] = []
+        self._line: list[_Place] = []
+        self._start = 0
         self._turn = 0
         self._last: dict[_Session, int] = {}
         self._sweep_at = _SWEEP_AT
@@ -63,14 +67,37 @@ class _Lane:
             self._sweep_at = max(_SWEEP_AT, 2 * len(self._last))
         return turn
 
-    def enter(self, place: tuple[int, int, str]) -> None:
-        if not self.line or place > self.line[-1]:
-            self.line.append(place)  # as nearly always
-        else:
-            insort(self.line, place)
+    def __len__(self) -> int:
+        return len(self._line) - self._start
 
-    def leave(self, place: tuple[int, int, str]) -> None:
-        del self.line[bisect_left(self.line, place)]
+    def __iter__(self) -> Iterator[_Place]:
+        return (self._line[index] for index in range(self._start, len(self._line)))
+
+    def before(self, place: tuple[int] | _Place) -> int:
+        """Returns how many come before a place."""
+        return bisect_left(self._line, place, self._start) - self._start
+
+    def enter(self, place: _Place) -> None:
+        line, start = self._line, self._start
+        at = bisect_left(line, place, start)
+        if start and at - start < len(line) - at:
+            line[start - 1 : at - 1] = line[start:at]
+            line[at - 1] = place
+            self._start -= 1
+        else:
+            line.insert(at, place)
+
+    def leave(self, place: _Place) -> None:
+        line, start = self._line, self._start
+        at = bisect_left(line, place, start)
+        if at - start >= len(line) - at:
+            del line[at]
+            return
+        line[start + 1 : at + 1] = line[start:at]
+        self._start += 1
+        if self._start > _SWEEP_AT and 2 * self._start > len(line):
+            del line[: self._start]
+            self._start = 0
 
     def served(self, turn: int) -> None:
         self._turn = max(self._turn, turn)
@@ -98,8 +125,7 @@ class JobQueue:
 
     def __iter__(self) -> Iterator[str]:
         """Yields the ids in queue order, lazily; the queue must not change meanwhile."""
-        lanes = self._lanes
-        line = chain(lanes[Priority.INTERACTIVE].line, lanes[Priority.BATCH].line)
+        line = chain(self._lanes[Priority.INTERACTIVE], self._lanes[Priority.BATCH])
         return (job_id for _, _, job_id in line)
 
     def join(self, job: Job) -> None:
@@ -153,13 +179,13 @@ class JobQueue:
         ticket = self._tickets.get(job_id)
         if ticket is None or not ticket.waits:
             return 0
-        return self._before(ticket.lane) + bisect_left(self._lanes[ticket.lane].line, ticket.place(job_id)) + 1
+        return self._urgent_before(ticket.lane) + self._lanes[ticket.lane].before(ticket.place(job_id)) + 1
 
     def position_of_new(self, job: Job) -> int:
         """Returns the place a job would get that is newer than all others."""
         lane = self._lanes[job.priority]
         turn = lane.next_turn((job.priority, job.session_id))
-        return self._before(job.priority) + bisect_left(lane.line, (turn + 1,)) + 1
+        return self._urgent_before(job.priority) + lane.before((turn + 1,)) + 1
 
     def depth(self, priority: Priority) -> int:
         """Returns how many jobs of a class wait, promoted ones included in the class they were handed in with."""
@@ -178,8 +204,8 @@ class JobQueue:
         rate = self._drain.get(of)
         return None if rate is None else rate.per_s(now)
 
-    def _before(self, lane: Priority) -> int:
-        return len(self._lanes[Priority.INTERACTIVE].line) if lane is Priority.BATCH else 0
+    def _urgent_before(self, lane: Priority) -> int:
+        return len(self._lanes[Priority.INTERACTIVE]) if lane is Priority.BATCH else 0
 
     def _leave(self, ticket: _Ticket, job_id: str) -> None:
         ticket.waits = False
@@ -203,7 +229,7 @@ class JobQueue:
 
     def _age(self, ticket: _Ticket, job_id: str) -> None:
         heappush(self._ageing, (ticket.submit_time, ticket.order, job_id))
-        waiting = self._lanes[Priority.BATCH].line
+        waiting = self._lanes[Priority.BATCH]
         if len(self._ageing) > _SWEEP_AT + 2 * len(waiting):
             self._ageing = [(self._tickets[one].submit_time, order, one) for _, order, one in waiting]
             heapify(self._ageing)

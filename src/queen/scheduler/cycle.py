@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 WINDOW: Final = 1000
 """Jobs looked at in one cycle, from the head of the queue. More would make a long queue slow to move."""
 
+AT_ONCE: Final = 64
+"""Proposals applied before streams get their turn: some milliseconds when each starts a job."""
+
 
 class SchedulingCycle:
     """Asks the scheduler about the queue, holds each proposal against the applier's rules, and lets it take effect."""
@@ -57,9 +60,10 @@ class SchedulingCycle:
         while True:
             await self._woken.wait()
             self._woken.clear()
-            await self._cycle()
+            await self.turn()
 
-    async def _cycle(self) -> None:
+    async def turn(self) -> None:
+        """Runs one cycle."""
         now = self._clock.now()
         queue = [live.job for live in islice(self._jobs.queued(now), WINDOW)]
         if not queue:
@@ -67,13 +71,21 @@ class SchedulingCycle:
         begun = self._clock.monotonic()
         proposals = await self._scheduler.decide(queue, self._cluster, now)
         duration = (self._clock.monotonic() - begun) / len(queue)
-        for proposal in proposals:
+        for number, proposal in enumerate(filter(self._is_news, proposals), start=1):
             self._apply(proposal, now, duration)
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)  # what changes meanwhile the applier sees
+
+    def _is_news(self, proposal: Proposal) -> bool:
+        """Whether a proposal is more than to wait on for the same reason, as most are in a long queue."""
+        live = self._jobs.get(proposal.job_id)
+        if proposal.action is not Action.WAIT or live is None or live.decision is None:
+            return True
+        before = live.decision.proposal
+        return not (before is proposal or (before.action is Action.WAIT and before.reason == proposal.reason))
 
     def _apply(self, proposal: Proposal, now: float, duration_s: float) -> None:
         live = self._jobs.get(proposal.job_id)
-        if live is not None and _still_waits(live, proposal):
-            return
         refusal = applier.refusal(proposal, live.job if live else None, self._cluster)
         decision = Decision(
             id=self._new_id("dec"),
@@ -117,14 +129,6 @@ class SchedulingCycle:
             self._starter.tell_waiting(live.job.id)
         elif proposal.action is Action.REJECT:
             self._reject(live, proposal)
-
-
-def _still_waits(live: LiveJob, proposal: Proposal) -> bool:
-    """Whether nothing is new: most of a long queue, most of the time."""
-    if proposal.action is not Action.WAIT or live.decision is None:
-        return False
-    before = live.decision.proposal
-    return before is proposal or (before.action is Action.WAIT and before.reason == proposal.reason)
 
 
 def _trace(live: LiveJob, decision: Decision) -> None:

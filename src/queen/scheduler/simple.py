@@ -64,7 +64,7 @@ class _Choices:
                     self._slots[worker.id] = slots
             if worker.state not in _ENDING:
                 self.alive = self.alive or worker
-                self.all_load = self.all_load and worker.state is WorkerState.LOADING
+                self.all_load &= worker.state is WorkerState.LOADING
             if index < feasibility.MOST_NAMED - 1:  # the last name is the chosen one's
                 self.named.append(Candidate(worker.hive_id, worker.id, reason))
             else:
