@@ -185,7 +185,11 @@ class Seen:
         self._ids: list[int] = []
         self._count = 0
         self._texts: list[str] = []
-        self._again: str | None = None
+        self._length = 0
+        self._begins: dict[int, int] = {}  # index of a piece's first token -> characters before it
+        self._next = 0  # index after the newest token that came, new or not
+        self._again: str | None = None  # text that came again, from the character `_from` on
+        self._from = 0
 
     @property
     def token_ids(self) -> Sequence[int]:
@@ -195,13 +199,14 @@ class Seen:
     def take(self, tokens: event_pb2.Tokens) -> bool:
         """Takes in tokens, and leaves of them what is new; tells whether anything is.
 
-        An answer that is generated anew, from its first token, must begin with what was seen of it: raises `Conflict`
+        An answer that is generated anew, from the begin of one of its pieces, must go on as it did: raises `Conflict`
         OUTPUT_CHANGED when it does not.
         """
         if self._first is None:
-            self._first = self._count = tokens.first_index
-        if tokens.first_index < self._count and self._again is None:
-            self._again = ""
+            self._first = self._count = self._next = tokens.first_index
+        if tokens.first_index < self._next:
+            self._again, self._from = "", self._begins.get(tokens.first_index, -1)
+        self._next = tokens.first_index + tokens.count
         if self._again is not None:
             return self._take_again(tokens)
         self._add(tokens)
@@ -209,15 +214,17 @@ class Seen:
 
     def _add(self, tokens: event_pb2.Tokens) -> None:
         self._ids.extend(tokens.token_ids)
+        self._begins[tokens.first_index] = self._length
         self._texts.append(tokens.text)
+        self._length += len(tokens.text)
         self._count = tokens.first_index + tokens.count
 
     def _take_again(self, tokens: event_pb2.Tokens) -> bool:
         assert self._again is not None, "the answer has begun anew"
-        seen = "".join(self._texts)
+        seen = "".join(self._texts)[self._from :]
         self._again += tokens.text
         known = min(len(seen), len(self._again))
-        if self._first != 0 or self._again[:known] != seen[:known]:
+        if self._from < 0 or self._again[:known] != seen[:known]:
             raise errors.Conflict(
                 "queen and worker were lost at once, and the answer, generated anew, came out differently; ask again, "
                 "with temperature 0 or a seed if it must come out the same",

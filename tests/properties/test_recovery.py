@@ -403,6 +403,7 @@ class Game:
             if reader.task is not None:
                 reader.task.cancel()
         self.store.kill()
+        asyncio.get_running_loop().passed += 1.0  # a queen takes her time to start
         self.crown([hive for hive in HIVES if self.world.cluster.get_hive(hive) is not None])
 
     def check(self):
