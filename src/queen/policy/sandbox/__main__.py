@@ -1,0 +1,13 @@
+"""The sandbox process: `python -m queen.policy.sandbox FD`, FD being its end of the socket pair. Started by the queen."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+
+from queen.policy.language import Program
+from queen.policy.sandbox import runner
+
+if __name__ == "__main__":
+    runner.serve(socket.socket(fileno=int(sys.argv[1])), Program(), time.perf_counter_ns)
