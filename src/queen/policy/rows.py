@@ -1,15 +1,16 @@
-"""The queen's copy of the rows a sandbox holds: it tells what has changed since it was last asked, or everything."""
+"""The queen's copy of the rows a sandbox holds: it tells what has changed since it was asked last, or all."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from queen.policy.language import Program
 from queen.policy.language import Rows as Kind
 
 Row = dict[str, Any]
 Change = list[Any]
-"""["put", kind, id, fields, absent fields], ["remove", kind, id] or ["queue", ids]; what `SandboxRequest.changes` has."""
+"""["put", kind, id, fields, absent fields], ["remove", kind, id] or ["queue", ids], as in `SandboxRequest`."""
 
 KINDS: Final[tuple[Kind, ...]] = ("config", "metrics", "models", "tenants", "pools", "workers", "jobs")
 
@@ -65,5 +66,18 @@ class Rows:
     def everything(self) -> list[Change]:
         """Returns what makes an empty sandbox the same as this; nothing is left to take then."""
         self._changes = []
-        rows = [["put", kind, row_id, row, []] for kind in KINDS for row_id, row in sorted(self._rows[kind].items())]
+        rows: list[Change] = [
+            ["put", kind, row_id, row, []] for kind in KINDS for row_id, row in sorted(self._rows[kind].items())
+        ]
         return [*rows, ["queue", self._queue]]
+
+
+def patch(program: Program, changes: Sequence[Change]) -> None:
+    """Applies changes to the state of a program, in order."""
+    for what, *rest in changes:
+        if what == "put":
+            program.put(*rest)
+        elif what == "remove":
+            program.remove(*rest)
+        else:
+            program.queue(*rest)

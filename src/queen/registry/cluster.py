@@ -10,16 +10,20 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from queen.core import lifecycle
-from queen.core.model import Hive, HiveState, ModelFile, Worker, WorkerSpec, WorkerState
+from queen.core.model import Device, Hive, HiveState, ModelFile, Worker, WorkerSpec, WorkerState
+from queen.core.ports import Touched
 from queen.registry.catalogue import ModelCatalogue
 
 DEGRADED_AFTER_S: Final = 3.0
 OFFLINE_AFTER_S: Final = 10.0
 NEWEST_SPEED_WEIGHT: Final = 0.3
 """Share of the newest job in a worker's average speed: the last few jobs make most of it."""
+
+ROOM_GAINED_MB: Final = 64
+"""Memory that must have become free for waiting jobs to be looked at again; less is noise and fits no worker."""
 
 _EARLY_STATES: Final = (WorkerState.LOADING, WorkerState.READY)
 
@@ -44,6 +48,7 @@ class Cluster:
         self._wake = on_change
         self._changed: asyncio.Future[None] | None = None
         self._connected: dict[str, str] = {}
+        self._watches: list[set[Touched]] = []
         self.models = ModelCatalogue()
 
     # What is there.
@@ -100,6 +105,15 @@ class Cluster:
         """Returns a model's file as that hive names it; None where the hive has none."""
         return self.models.file_on(model_ref, hive_id)
 
+    def watch(self) -> set[Touched]:
+        """Returns a set that from now on gets whatever is touched, and has all there is; its owner empties it.
+
+        There is no end to a watch: one is kept by what lives as long as the cluster.
+        """
+        touched: set[Touched] = {("hive", name) for name in self._hives} | {("worker", name) for name in self._workers}
+        self._watches.append(touched)
+        return touched
+
     # What the queen has promised.
 
     def slots_available(self, worker_id: str) -> int:
@@ -111,6 +125,7 @@ class Cluster:
         """Takes a slot for a job; the applier has checked that one is free."""
         assert self.slots_available(worker_id) > 0, f"{worker_id} has no free slot"
         self._taken[worker_id].add(job_id)
+        self._touch("worker", worker_id)
         self._derive_busy(worker_id)
 
     def release(self, worker_id: str, job_id: str, now: float) -> None:
@@ -122,6 +137,7 @@ class Cluster:
         if not taken:
             del self._taken[worker_id]
             self._idle_since[worker_id] = now
+        self._touch("worker", worker_id)
         self._derive_busy(worker_id)
         self._on_change()
 
@@ -136,6 +152,7 @@ class Cluster:
     def note_completed(self, worker_id: str, tokens_per_sec: float) -> None:
         """Counts a job a worker has completed, and how fast it was; 0 when that could not be told."""
         self._completed[worker_id] += 1
+        self._touch("worker", worker_id)
         if tokens_per_sec:
             before = self._speed.get(worker_id, tokens_per_sec)
             self._speed[worker_id] = before + NEWEST_SPEED_WEIGHT * (tokens_per_sec - before)
@@ -213,6 +230,7 @@ class Cluster:
             self._completed.pop(worker_id, None)
             self._speed.pop(worker_id, None)
             self._pinned.discard(worker_id)
+            self._touch("worker", worker_id)
             self._on_change()
 
     def set_hive_state(self, hive_id: str, state: HiveState) -> None:
@@ -220,6 +238,7 @@ class Cluster:
         hive = self._hives[hive_id]
         lifecycle.check_hive(hive.state, state)
         self._hives[hive_id] = replace(hive, state=state)
+        self._touch("hive", hive_id)
         if state is HiveState.OFFLINE:
             for worker in [worker for worker in self._workers.values() if worker.hive_id == hive_id]:
                 self.forget_worker(worker.id)
@@ -230,6 +249,7 @@ class Cluster:
         """Adds or replaces a hive as registered, keeping where it stands."""
         known = self._hives.get(hive.id)
         self._hives[hive.id] = hive if known is None else replace(hive, state=known.state)
+        self._touch("hive", hive.id)
 
     def introduced(self, hive_id: str, changes: Mapping[str, Any]) -> None:
         """Applies what a hive says of itself. It is there only with its first report, which names its workers."""
@@ -237,10 +257,14 @@ class Cluster:
         if "models" in changes:
             self.models.set_files(hive_id, hive.models)
         self._hives[hive_id] = hive
+        self._touch("hive", hive_id)
 
     def heard(self, hive_id: str, now: float, changes: Mapping[str, Any]) -> None:
         """Applies the changed fields of a hive's report; the hive is healthy from now on."""
+        before = self._hives[hive_id].devices
         self.introduced(hive_id, {**changes, "last_report_time": now})
+        if "devices" in changes and _room_gained(before, self._hives[hive_id].devices):
+            self._on_change()
         for worker_id in self._lost.pop(hive_id, ()):
             if worker_id in self._workers:
                 self._put(replace(self._workers[worker_id], unreachable=False))
@@ -300,6 +324,10 @@ class Cluster:
 
     # Inside.
 
+    def _touch(self, kind: Literal["hive", "worker"], name: str) -> None:
+        for watch in self._watches:
+            watch.add((kind, name))
+
     def _on_change(self) -> None:
         if self._changed is not None:
             self._changed.set_result(None)
@@ -315,6 +343,7 @@ class Cluster:
             self._by_model[old.model_ref].pop(worker.id, None)
         self._workers[worker.id] = worker
         self._by_model[worker.model_ref][worker.id] = worker
+        self._touch("worker", worker.id)
         self._derive_busy(worker.id)
 
     def _derive_busy(self, worker_id: str) -> None:
@@ -331,3 +360,12 @@ class Cluster:
             return False
         newer = worker.sample_time > self._idle_since.get(worker.id, 0.0)
         return not (newer and (worker.gpu_util_pct or 0.0) > 0.0)
+
+
+def _room_gained(before: tuple[Device, ...], after: tuple[Device, ...]) -> bool:
+    """Returns whether a device has so much more free memory that a worker may fit now."""
+    free = {device.id: device.memory_free_mb for device in before}
+    return any(
+        device.memory_free_mb is not None and device.memory_free_mb - (free.get(device.id) or 0) >= ROOM_GAINED_MB
+        for device in after
+    )

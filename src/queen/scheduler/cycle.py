@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from itertools import islice
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 
 WINDOW: Final = 1000
 """Jobs looked at in one cycle, from the head of the queue. More would make a long queue slow to move."""
+
+SOONEST_AGAIN_S: Final = 0.1
+"""The least a policy can have the queue wait before it is asked again without anything having happened."""
 
 
 class SchedulingCycle:
@@ -51,15 +55,19 @@ class SchedulingCycle:
         self._clock = clock
         self._new_id = new_id
         self._woken = woken
+        self._ask_again_s: float | None = None
 
     async def run(self) -> None:
         """Runs cycles until cancelled."""
         while True:
-            await self._woken.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._ask_again_s):
+                    await self._woken.wait()
             self._woken.clear()
             await self._cycle()
 
     async def _cycle(self) -> None:
+        self._ask_again_s = None
         now = self._clock.now()
         queue = [live.job for live in islice(self._jobs.queued(now), WINDOW)]
         if not queue:
@@ -67,6 +75,8 @@ class SchedulingCycle:
         begun = self._clock.monotonic()
         proposals = await self._scheduler.decide(queue, self._cluster, now)
         duration = (self._clock.monotonic() - begun) / len(queue)
+        waits = [one.retry_after_s for one in proposals if one.retry_after_s is not None]
+        self._ask_again_s = max(min(waits), SOONEST_AGAIN_S) if waits else None
         for proposal in proposals:
             self._apply(proposal, now, duration)
 
@@ -84,8 +94,14 @@ class SchedulingCycle:
         )
         if live is not None:
             self._record(live, decision)
+        elif not proposal.job_id:
+            self._store.save_decision(decision)
         if refusal:
             log.info("refused: %s %s: %s", proposal.action, proposal.worker_id or proposal.hive_id, refusal)
+        elif proposal.action is Action.START_WORKER:
+            self._starter.start_for(proposal)
+        elif proposal.action is Action.EVICT:
+            self._starter.evict(proposal)
         elif live is not None:
             self._effect(live, proposal, now)
 
@@ -109,8 +125,6 @@ class SchedulingCycle:
             self._cluster.reserve(worker.id, job.id)
             self._jobs.dispatched(live, worker.id, worker.hive_id, now)
             self._dispatcher.dispatch(job.id, worker)
-        elif proposal.action is Action.START_WORKER:
-            self._starter.start_for(proposal)
         elif proposal.action is Action.WAIT:
             self._starter.tell_waiting(live.job.id)
         elif proposal.action is Action.REJECT:

@@ -1,4 +1,4 @@
-"""The sandbox process: `python -m queen.policy.sandbox FD`, FD being its end of the socket pair. Started by the queen."""
+"""The sandbox process, started by the queen: `python -m queen.policy.sandbox FD`, its end of the socket pair."""
 
 from __future__ import annotations
 

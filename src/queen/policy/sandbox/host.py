@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from dataclasses import dataclass
 from typing import Final
 
+from queen.policy.failure import MOST_UNASKED, PolicyFailed, Source, cause_of
 from queen.policy.language import Decided, Explained, LogLine, Metric, Outcome
-from queen.policy.record import FlightRecord
 from queen.policy.rows import Change, Rows
 from queen.policy.sandbox.process import SandboxLost, SandboxProcess
-from rbee.v1 import decision_pb2, sandbox_pb2 as pb
+from queen.policy.sandbox.record import FlightRecord
+from rbee.v1 import decision_pb2
+from rbee.v1 import sandbox_pb2 as pb
 
 log = logging.getLogger(__name__)
 
@@ -26,32 +27,11 @@ TRUSTED_S: Final = 5.0
 AT_ONCE: Final = 200
 """Changes sent with a request; where there are more they go ahead in portions, which neither count as the policy's time
 nor keep the queen from other things for long."""
-MOST_ON_IDLE: Final = 100
-"""Evictions and preloads of one call."""
-
 _ACTIONS: Final = {
     number: decision_pb2.DecisionAction.Name(number).removeprefix("DECISION_ACTION_").lower()
     for number in decision_pb2.DecisionAction.values()
     if number
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A policy as text; errors call it by its name."""
-
-    name: str
-    text: str
-
-
-class PolicyFailed(Exception):
-    """A policy did not decide. `cause` is "timeout", "memory", "crash", "protocol", "flood" or "error"."""
-
-    def __init__(self, cause: str, message: str, logs: tuple[LogLine, ...] = ()) -> None:
-        super().__init__(message)
-        self.cause = cause
-        self.message = message
-        self.logs = logs
 
 
 class PolicyHost:
@@ -65,7 +45,7 @@ class PolicyHost:
         self, *, platform: str, rows: Rows, group: asyncio.TaskGroup, record: FlightRecord | None = None
     ) -> None:
         self._platform = platform
-        self._rows = rows
+        self.rows = rows
         self._group = group
         self._record = record
         self._policy: Source | None = None
@@ -93,11 +73,11 @@ class PolicyHost:
     async def close(self) -> None:
         """Ends both processes; returns when they are gone."""
         async with self._busy:
-            for process in (self._current, self._stand_in and await self._stand_in):
+            for process in (self._current, await self._take_stand_in()):
                 if process is not None:
                     process.kill()
                     await process.ended()
-            self._current = self._stand_in = None
+            self._current = None
 
     async def load(self, policy: Source | None) -> frozenset[str]:
         """Loads a policy in place of the one before, None for the platform policy alone; returns its entry points.
@@ -126,11 +106,11 @@ class PolicyHost:
     async def call(
         self, name: str, now_ms: int, seed: int, *, job_id: str = "", attempt: int = 0, error: str = ""
     ) -> Outcome:
-        """Returns what should_admit, should_retry or on_idle says; raises `PolicyFailed`. The job's row must be there."""
+        """Returns what should_admit, should_retry or on_idle says. The job's row is there. Raises `PolicyFailed`."""
         asked = pb.SandboxCall(
             name=name, now_ms=now_ms, seed=seed, deadline_ms=SOFT_MS, job_id=job_id, attempt=attempt, error=error
         )
-        return await self._answered(pb.SandboxRequest(call=asked), HARD_S, MOST_ON_IDLE)
+        return await self._answered(pb.SandboxRequest(call=asked), HARD_S, MOST_UNASKED)
 
     async def _answered(self, request: pb.SandboxRequest, limit_s: float, most: int) -> Outcome:
         async with self._busy:
@@ -141,11 +121,12 @@ class PolicyHost:
             outcome = await self._ask(request, limit_s)
             if outcome.error:
                 self._replace()
-                logs = tuple(LogLine(line.level, line.message) for line in outcome.logs)
-                raise PolicyFailed(_cause(outcome.error), outcome.error, logs)
+                raise PolicyFailed(cause_of(outcome.error), outcome.error)
             if len(outcome.decisions) > most:
                 self._replace()
-                raise PolicyFailed("flood", f"policy made {len(outcome.decisions):,} decisions where {most:,} can be of use")
+                raise PolicyFailed(
+                    "flood", f"policy made {len(outcome.decisions):,} decisions where {most:,} can be of use"
+                )
             return _outcome(outcome)
 
     async def _load(self, policy: Source | None) -> frozenset[str]:
@@ -153,7 +134,7 @@ class PolicyHost:
         load = pb.SandboxLoad(name=policy.name, source=policy.text) if policy else pb.SandboxLoad()
         outcome = await self._ask(pb.SandboxRequest(load=load), HARD_S)
         if outcome.error:
-            raise PolicyFailed(_cause(outcome.error), outcome.error)
+            raise PolicyFailed(cause_of(outcome.error), outcome.error)
         self._loaded = policy
         return frozenset(outcome.entry_points)
 
@@ -163,20 +144,24 @@ class PolicyHost:
             self._replace()
         if self._current is not None:
             return
-        process = self._stand_in and await self._stand_in
+        process = await self._take_stand_in()
         if process is None or not process.alive:
             process = await _started()
         if process is None:
             raise PolicyFailed("crash", "no sandbox could be started; see the queen's log")
         self._current, self._loaded = process, None
         self._stand_in = self._group.create_task(_started(), name="stand-in sandbox")
-        await self._send_ahead(self._rows.everything())
+        await self._send_ahead(self.rows.everything())
         outcome = await self._ask(pb.SandboxRequest(load=pb.SandboxLoad(platform_source=self._platform)), TRUSTED_S)
         if outcome.error:
             raise PolicyFailed("error", f"the platform policy cannot be loaded: {outcome.error}")
 
+    async def _take_stand_in(self) -> SandboxProcess | None:
+        waiting, self._stand_in = self._stand_in, None
+        return None if waiting is None else await waiting
+
     async def _ask(self, request: pb.SandboxRequest, limit_s: float) -> pb.SandboxOutcome:
-        changes = self._rows.take()
+        changes = self.rows.take()
         if len(changes) > AT_ONCE:
             await self._send_ahead(changes)
         elif changes:
@@ -216,15 +201,6 @@ async def _started() -> SandboxProcess | None:
 
 def _written(changes: list[Change]) -> bytes:
     return json.dumps(changes, separators=(",", ":")).encode()
-
-
-def _cause(error: str) -> str:
-    """Returns in one word what an error of a policy was."""
-    if "policy exceeded its memory" in error:
-        return "memory"
-    if "policy answered with" in error:
-        return "flood"
-    return "timeout" if "policy exceeded" in error else "error"
 
 
 def _outcome(reply: pb.SandboxOutcome) -> Outcome:

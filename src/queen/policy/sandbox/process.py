@@ -120,11 +120,12 @@ class SandboxProcess:
         loop = asyncio.get_running_loop()
         begun, used = loop.time(), self._cpu_s()
 
+        limit: asyncio.TimerHandle
+
         def overdue() -> None:
-            spent = self._cpu_s() - used
-            left = min(cpu_s - spent, begun + wall_s - loop.time())
+            nonlocal limit
+            left = min(cpu_s - (self._cpu_s() - used), begun + wall_s - loop.time())
             if left > 0:
-                nonlocal limit
                 limit = loop.call_later(max(left, 0.005), overdue)
                 return
             self._overdue = f"did not answer within {1e3 * (loop.time() - begun):,.0f} ms"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable
-from typing import Any, Final, assert_never
+from typing import Final, assert_never
 
 from queen.policy.language import Outcome, PolicyError, Program
+from queen.policy.rows import patch
 from queen.policy.sandbox import frames, limits
-from rbee.v1 import decision_pb2, sandbox_pb2 as pb
+from rbee.v1 import decision_pb2
+from rbee.v1 import sandbox_pb2 as pb
 
 _ACTIONS: Final = {
     "dispatch": decision_pb2.DECISION_ACTION_DISPATCH,
@@ -54,17 +56,6 @@ def answer(program: Program, request: pb.SandboxRequest, now_ns: Callable[[], in
     return pb.SandboxReply(number=request.number, outcome=pb.SandboxOutcome(error=flood)).SerializeToString()
 
 
-def patch(program: Program, changes: list[list[Any]]) -> None:
-    """Applies changes of the state, in order."""
-    for what, *rest in changes:
-        if what == "put":
-            program.put(*rest)
-        elif what == "remove":
-            program.remove(*rest)
-        else:
-            program.queue(*rest)
-
-
 def _work(program: Program, request: pb.SandboxRequest) -> tuple[Outcome, list[str]]:
     match request.WhichOneof("work"):
         case None:
@@ -102,28 +93,32 @@ def _reply(outcome: Outcome) -> pb.SandboxOutcome:
         decisions=[
             pb.SandboxDecision(
                 action=_ACTIONS[one.action],
-                job_id=one.job_id,
-                worker_id=one.worker_id,
-                model_ref=one.model_ref,
-                pool_id=one.pool_id,
-                gpu_id=one.gpu_id,
-                reason=one.reason,
+                job_id=one.job_id or "",
+                worker_id=one.worker_id or "",
+                model_ref=one.model_ref or "",
+                pool_id=one.pool_id or "",
+                gpu_id=one.gpu_id or "",
+                reason=one.reason or "",
                 retry_after_ms=one.retry_after_ms,
             )
             for one in outcome.decisions
         ],
-        error=outcome.error.message if outcome.error else None,
-        traceback=outcome.error.traceback if outcome.error else None,
+        error=outcome.error.message if outcome.error else "",
+        traceback=outcome.error.traceback if outcome.error else "",
         logs=[pb.SandboxLog(level=line.level, message=line.message) for line in outcome.logs],
         logs_dropped=outcome.dropped_logs,
         metrics=[pb.SandboxMetric(name=one.name, value=one.value) for one in outcome.metrics],
         explained=[
             pb.SandboxExplained(
-                job_id=one.job_id, worker_id=one.worker_id, pool_id=one.pool_id, reason=one.reason, score=one.score
+                job_id=one.job_id,
+                worker_id=one.worker_id or "",
+                pool_id=one.pool_id or "",
+                reason=one.reason or "",
+                score=one.score,
             )
             for one in outcome.explained
         ],
         undecided=outcome.undecided,
         answer=outcome.answer,
-        answer_reason=outcome.answer_reason,
+        answer_reason=outcome.answer_reason or "",
     )
