@@ -23,7 +23,9 @@ KEYS: Final = (
     Key("hive_listen", "RBEE_QUEEN_HIVE_LISTEN", address, "127.0.0.1:7835", "where the local hive serves", "HOST:PORT"),
     Key("hive_name", "RBEE_HIVE_NAME", str, re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:63] or "hive",
         "name of the local hive", "NAME"),
-    Key("scheduler", "RBEE_SCHEDULER", one_of("simple"), "simple", "who decides which worker serves a job", "NAME"),
+    Key("scheduler", "RBEE_SCHEDULER", one_of("simple", "policy"), "simple", "who decides which worker serves a job",
+        "NAME"),
+    Key("policy_record", "RBEE_POLICY_RECORD", str, "", "file that gets all a policy is told and answers", "FILE"),
     Key("no_migrate", "RBEE_NO_MIGRATE", switch, "0", "refuse to start on an older database", flag=True),
     Key("migrate_only", "RBEE_MIGRATE_ONLY", switch, "0", "bring the database up to date and end", flag=True),
     Key("log_format", "RBEE_LOG_FORMAT", one_of("text", "json"), "text", "text or json", "FORMAT"),
@@ -42,6 +44,7 @@ class Settings:
     hive_listen: str
     hive_name: str
     scheduler: str
+    policy_record: str
     no_migrate: bool
     migrate_only: bool
     log_format: LogFormat

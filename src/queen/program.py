@@ -7,17 +7,24 @@ import logging
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from queen.config import Settings
 from queen.core.model import Failure, JobState, Worker
+from queen.core.ports import JobScheduler
 from queen.dispatch.dispatcher import JobDispatcher
 from queen.links.hives import HiveLinks
 from queen.links.workers import WorkerLinks
+from queen.policy import platform
+from queen.policy.rows import Rows
+from queen.policy.sandbox.host import PolicyHost
+from queen.policy.sandbox.record import FlightRecord
 from queen.provision.hives import LocalHives
 from queen.provision.workers import WorkerStarts
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable
 from queen.scheduler.cycle import SchedulingCycle
+from queen.scheduler.policy import PolicyScheduler
 from queen.scheduler.simple import SimpleScheduler
 from queen.services import catalogue
 from queen.services.hives import HiveService
@@ -100,6 +107,7 @@ class _Queen:
         self, settings: Settings, sources: Sources, store: SqlStore, group: asyncio.TaskGroup, last_order: int
     ) -> None:
         clock, new_id = sources.clock, sources.new_id
+        self._sources = sources
         self._clock = clock
         self._store = store
         self._woken = asyncio.Event()
@@ -125,8 +133,9 @@ class _Queen:
             new_id=new_id,
             group=group,
         )
+        self._policies: PolicyHost | None = None
         self.cycle = SchedulingCycle(
-            scheduler=SimpleScheduler(new_id),
+            scheduler=self._scheduler(settings, group),
             jobs=self.jobs,
             cluster=self.cluster,
             dispatcher=self._dispatcher,
@@ -149,9 +158,15 @@ class _Queen:
         )
         self._group = group
         self._settings = settings
-        self._sources = sources
         self._server = Server("queen-rbee")
         self._hives: LocalHives | None = None
+
+    def _scheduler(self, settings: Settings, group: asyncio.TaskGroup) -> JobScheduler:
+        if settings.scheduler == "simple":
+            return SimpleScheduler(self._sources.new_id)
+        record = FlightRecord(Path(settings.policy_record)) if settings.policy_record else None
+        self._policies = PolicyHost(platform=platform.source(), rows=Rows(), group=group, record=record)
+        return PolicyScheduler(self._policies, self._sources.new_id)
 
     @classmethod
     async def build(cls, settings: Settings, sources: Sources, store: SqlStore, group: asyncio.TaskGroup) -> _Queen:
@@ -160,6 +175,8 @@ class _Queen:
         for hive in await store.list_hives():
             queen.cluster.register_hive(hive)
         await queen._restore_jobs()
+        if queen._policies is not None:
+            await queen._policies.start()
         return queen
 
     async def _restore_jobs(self) -> None:
@@ -246,6 +263,8 @@ class _Queen:
         await self._server.stop(1.0)
         await self._worker_links.close()
         await self._hive_links.close()
+        if self._policies is not None:
+            await self._policies.close()
 
     async def _drain(self, hurry: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:

@@ -22,6 +22,9 @@ PLATFORM: Final = "platform"
 SPARE_DECISIONS: Final = 100
 """Decisions of a cycle beyond one for each job: evictions and preloads."""
 
+PAUSE_S: Final = 1.0
+"""When the platform policy is asked again after it failed, which only a defect or a machine out of memory can cause."""
+
 
 class Decider(Protocol):
     """What runs policies: the sandbox in a queen, a Lua state in a simulation. All of it may raise `PolicyFailed`."""
@@ -101,8 +104,13 @@ class PolicyScheduler:
                 self._note(failure, now)
             else:
                 return self._decided(proposals, queue, self._active, self._active_version)
-        outcome = await self._ask(queue, now, self._decider.decide_platform)
-        proposals = Round(queue, cluster, self._new_id, outcome).proposals()
+        try:
+            outcome = await self._ask(queue, now, self._decider.decide_platform)
+            proposals = Round(queue, cluster, self._new_id, outcome).proposals()
+        except PolicyFailed as failure:
+            log.error("the platform policy failed (%s), jobs wait: %s", failure.cause, failure.message)
+            reason = "the platform policy failed; see the queen's log"
+            proposals = [Proposal(job.id, Action.WAIT, reason, retry_after_s=PAUSE_S) for job in queue]
         return self._decided(proposals, queue, PLATFORM, "")
 
     async def should_admit(self, job: Job, cluster: ClusterView, now: float) -> tuple[bool, str]:

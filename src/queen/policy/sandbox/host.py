@@ -53,6 +53,7 @@ class PolicyHost:
         self._current: SandboxProcess | None = None
         self._stand_in: asyncio.Task[SandboxProcess | None] | None = None
         self._busy = asyncio.Lock()
+        self._closed = False
         self.replaced = 0
 
     @property
@@ -71,8 +72,9 @@ class PolicyHost:
             await self._ready()
 
     async def close(self) -> None:
-        """Ends both processes; returns when they are gone."""
+        """Ends both processes; returns when they are gone. Nothing is decided any more."""
         async with self._busy:
+            self._closed = True
             for process in (self._current, await self._take_stand_in()):
                 if process is not None:
                     process.kill()
@@ -144,6 +146,8 @@ class PolicyHost:
             self._replace()
         if self._current is not None:
             return
+        if self._closed:
+            raise PolicyFailed("crash", "the sandbox is closed")
         process = await self._take_stand_in()
         if process is None or not process.alive:
             process = await _started()

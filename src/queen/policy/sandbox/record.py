@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO
+from pathlib import Path
 
 from queen.policy.language import Program
 from queen.policy.sandbox import frames, runner
@@ -11,16 +11,15 @@ from rbee.v1 import sandbox_pb2 as pb
 
 
 class FlightRecord:
-    """Writes requests and their outcomes to a stream, in turns, each behind its length. What died is not in it."""
+    """Adds requests and their outcomes to a file, in turns, each behind its length. The unanswered is left out."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
+    def __init__(self, file: Path) -> None:
+        self._file = file
 
     def add(self, request: pb.SandboxRequest, outcome: pb.SandboxOutcome) -> None:
         """Records one request that was answered."""
-        for message in (request, outcome):
-            self._stream.write(frames.framed(message.SerializeToString()))
-        self._stream.flush()
+        with self._file.open("ab") as stream:
+            stream.write(b"".join(frames.framed(one.SerializeToString()) for one in (request, outcome)))
 
 
 def replayed(recorded: bytes) -> Iterator[tuple[pb.SandboxOutcome, pb.SandboxOutcome]]:
