@@ -165,6 +165,11 @@ class Cluster:
         """Returns how many jobs a worker has completed."""
         return self._completed.get(worker_id, 0)
 
+    def pin(self, worker_id: str, pinned: bool = True) -> None:
+        """Protects a worker from eviction, or no longer."""
+        (self._pinned.add if pinned else self._pinned.discard)(worker_id)
+        self._touch("worker", worker_id)
+
     def is_pinned(self, worker_id: str) -> bool:
         """Returns whether a worker must not be evicted."""
         return worker_id in self._pinned

@@ -62,6 +62,11 @@ class PolicyHost:
         return None if self._current is None else self._current.pid
 
     @property
+    def alive(self) -> bool:
+        """Whether the sandbox that decides still runs, as far as is known."""
+        return self._current is not None and self._current.alive
+
+    @property
     def protections(self) -> tuple[str, ...]:
         """What the sandbox says holds of it."""
         return () if self._current is None else self._current.protections
