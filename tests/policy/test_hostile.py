@@ -1,4 +1,4 @@
-"""Policies that mean harm, each in a real sandbox: the queen goes on, the cause is named, the sandbox is back at once."""
+"""Policies that mean harm, each in a real sandbox: the queen goes on, the cause is named, the sandbox is back."""
 
 import asyncio
 import re
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from policy.sandboxes import scheduling
 from queen.core import applier
 from queen.core.model import Action
 from queen.policy.failure import PolicyFailed, Source
-from policy.sandboxes import scheduling
 from worlds import World, job, model_file
 
 HOSTILE = sorted((Path(__file__).parent / "hostile").glob("*.lua"))

@@ -58,7 +58,6 @@ def confined():
 def test_the_protections_of_this_machine_are_told(confined, record_property):
     held, _ = confined
     record_property("protections", ", ".join(held))
-    print(f"protections that hold here: {', '.join(held)}")
     expected = {"limit of cpu", "limit of memory", "limit of files", "limit of file size", "limit of core"}
     if sys.platform == "linux":
         expected |= {"no_new_privs"}
@@ -130,7 +129,7 @@ async def test_a_sandbox_killed_from_outside_is_replaced_without_blaming_the_pol
         sandbox = psutil.Process(host.pid)
         sandbox.kill()
         wait_for(lambda: not alive([sandbox]), "it is dead")
-        while host.alive:  # until the loop has been told
+        while host.alive:  # noqa: ASYNC110 - until the loop has been told of another process's end
             await asyncio.sleep(0.01)
         outcome = await host.decide(1, 1, most=10)
         assert [one.reason for one in outcome.decisions] == ["good 0"]
@@ -170,8 +169,8 @@ async def test_what_was_recorded_is_decided_again(tmp_path):
         for count in range(20):
             host.rows.put("workers", f"w{count}", {"model": "m", "pool_id": "p", "status": "ready"})
             await host.decide(count, count, most=10)
+        await host.load(HANGS)
         with pytest.raises(PolicyFailed):
-            await host.load(HANGS)
             await host.decide(1, 1, most=10)
         await host.decide_platform(1, 1, most=10)
     turns = list(replayed(file.read_bytes()))
