@@ -25,6 +25,7 @@ KEYS: Final = (
         "name of the local hive", "NAME"),
     Key("scheduler", "RBEE_SCHEDULER", one_of("simple", "policy"), "simple", "who decides which worker serves a job",
         "NAME"),
+    Key("policy", "RBEE_POLICY", str, "", "Lua file of the policy that decides; empty: the platform policy", "FILE"),
     Key("policy_record", "RBEE_POLICY_RECORD", str, "", "file that gets all a policy is told and answers", "FILE"),
     Key("no_migrate", "RBEE_NO_MIGRATE", switch, "0", "refuse to start on an older database", flag=True),
     Key("migrate_only", "RBEE_MIGRATE_ONLY", switch, "0", "bring the database up to date and end", flag=True),
@@ -44,6 +45,7 @@ class Settings:
     hive_listen: str
     hive_name: str
     scheduler: str
+    policy: str
     policy_record: str
     no_migrate: bool
     migrate_only: bool

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from queen.config import Settings
 from queen.core.model import Failure, JobState, Worker
-from queen.core.ports import JobScheduler
 from queen.dispatch.dispatcher import JobDispatcher
 from queen.links.hives import HiveLinks
 from queen.links.workers import WorkerLinks
 from queen.policy import platform
+from queen.policy.failure import PolicyFailed, Source
 from queen.policy.rows import Rows
 from queen.policy.sandbox.host import PolicyHost
 from queen.policy.sandbox.record import FlightRecord
@@ -134,8 +134,9 @@ class _Queen:
             group=group,
         )
         self._policies: PolicyHost | None = None
+        self._scheduler = self._make_scheduler(settings, group)
         self.cycle = SchedulingCycle(
-            scheduler=self._scheduler(settings, group),
+            scheduler=self._scheduler,
             jobs=self.jobs,
             cluster=self.cluster,
             dispatcher=self._dispatcher,
@@ -161,7 +162,7 @@ class _Queen:
         self._server = Server("queen-rbee")
         self._hives: LocalHives | None = None
 
-    def _scheduler(self, settings: Settings, group: asyncio.TaskGroup) -> JobScheduler:
+    def _make_scheduler(self, settings: Settings, group: asyncio.TaskGroup) -> SimpleScheduler | PolicyScheduler:
         if settings.scheduler == "simple":
             return SimpleScheduler(self._sources.new_id)
         record = FlightRecord(Path(settings.policy_record)) if settings.policy_record else None
@@ -175,9 +176,22 @@ class _Queen:
         for hive in await store.list_hives():
             queen.cluster.register_hive(hive)
         await queen._restore_jobs()
-        if queen._policies is not None:
-            await queen._policies.start()
+        await queen._start_policies()
         return queen
+
+    async def _start_policies(self) -> None:
+        """Starts the sandbox and loads the policy it is to run; one that is no good leaves the platform policy."""
+        if self._policies is None or not isinstance(self._scheduler, PolicyScheduler):
+            return
+        await self._policies.start()
+        log.info("policies run in a sandbox: %s", ", ".join(self._policies.protections))
+        if not self._settings.policy:
+            return
+        file = Path(self._settings.policy)
+        try:
+            await self._scheduler.activate(Source(file.name, await asyncio.to_thread(file.read_text, "utf-8")))
+        except (PolicyFailed, OSError, UnicodeDecodeError) as error:
+            log.error("policy %s cannot be used, the platform policy decides: %s", file, error)
 
     async def _restore_jobs(self) -> None:
         """Puts detached jobs back in the queue; the others' callers are gone, so these end."""
