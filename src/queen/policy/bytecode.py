@@ -102,7 +102,7 @@ class _Reader:
 
     def _lines(self, line: int) -> list[int]:
         steps = [step - 256 if step > 127 else step for step in self._bytes(self._number())]
-        absolute = dict((self._number(), self._number()) for _ in range(self._number()))
+        absolute = {self._number(): self._number() for _ in range(self._number())}
         lines = []
         for place, step in enumerate(steps):
             line = absolute[place] if step == _SAME_AS_ABOVE else line + step
