@@ -39,6 +39,7 @@ class PolicyHost:
 
     A sandbox in which a policy failed is replaced at once by the stand-in, which gets the same state and the platform
     policy, and the policy itself when it is asked again. All tasks live in `group`; `close` ends both processes.
+    `replaced` counts the sandboxes lost, `last_duration_us` is what the newest request took inside.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class PolicyHost:
         self._busy = asyncio.Lock()
         self._closed = False
         self.replaced = 0
+        self.last_duration_us = 0
 
     @property
     def pid(self) -> int | None:
@@ -188,6 +190,7 @@ class PolicyHost:
         except SandboxLost as lost:
             self._replace()
             raise PolicyFailed(lost.cause, lost.message) from None
+        self.last_duration_us = outcome.duration_us
         if self._record is not None:
             self._record.add(request, outcome)
         return outcome
