@@ -13,8 +13,8 @@ from typing import Any, Final
 import psutil
 import rig
 
-from queen.core.model import Action, Device, Hive, Job, ModelFile, WorkerSpec, WorkerState
 from queen.core import applier
+from queen.core.model import Action, Device, Hive, Job, ModelFile, WorkerSpec, WorkerState
 from queen.policy import platform
 from queen.policy.failure import Source
 from queen.policy.language import Program
@@ -162,11 +162,8 @@ async def hops(runs: int) -> list[list[str]]:
                 took.append(1e6 * (time.perf_counter() - begun) - host.last_duration_us)
                 assert len(outcome.decisions) == count
             p50 = rig.percentile(took, 50)
-            per_decision = p50 / count
-            lines.append(
-                [f"{count} jobs in the cycle", f"{p50:,.0f}", f"{rig.percentile(took, 99):,.0f}", f"{per_decision:,.1f}",
-                 rig.beside(per_decision, HOP_US, "us")]
-            )  # fmt: skip
+            shown = (f"{value:,.1f}" for value in (p50, rig.percentile(took, 99), p50 / count))
+            lines.append([f"{count} jobs in the cycle", *shown, rig.beside(p50 / count, HOP_US, "us")])
     return lines
 
 
@@ -189,10 +186,9 @@ async def placements(rounds: int) -> list[list[str]]:
                 rates.append(placed / cpu_s)
                 walls.append(placed / wall_s)
             middle = statistics.median(rates)
-            lines.append(
-                [f"{name}, {batch:,} at once", f"{middle:,.0f}", f"{min(rates):,.0f}-{max(rates):,.0f}",
-                 f"{statistics.median(walls):,.0f}", f">= {PLACEMENTS:,.0f}/s {'met' if middle >= PLACEMENTS else 'MISSED'}"]
-            )  # fmt: skip
+            span, wall = f"{min(rates):,.0f}-{max(rates):,.0f}", f"{statistics.median(walls):,.0f}"
+            verdict = f">= {PLACEMENTS:,.0f}/s {'met' if middle >= PLACEMENTS else 'MISSED'}"
+            lines.append([f"{name}, {batch:,} at once", f"{middle:,.0f}", span, wall, verdict])
     return lines
 
 
@@ -231,7 +227,7 @@ async def main() -> None:
     told = parser.parse_args()
     runs, rounds = (100, 1) if told.quick else (told.runs, told.rounds)
     rig.print_table(
-        f"One decision inside the sandbox, us; {runs} decisions each: by a policy that looks at every worker, by one of "
+        f"One decision inside the sandbox, us; {runs} each: by a policy that looks at every worker, by one of "
         'two lines, by the platform policy. "+" is with the answer read into Python; "afresh" is how much longer it '
         "takes when the state is handed over anew",
         ["state", "all p50", "p99", "+", "target", "short p50", "p99", "+", "platform p50", "p99", "+", "afresh"],

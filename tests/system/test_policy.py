@@ -40,9 +40,14 @@ def spawn(channel, slots=8):
     )
 
 
-def infer(channel, max_tokens, timeout_s=60):
+def workers(channel):
+    stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
+    return stub.List(worker_service_pb2.WorkerServiceListRequest(), timeout=10).workers
+
+
+def infer(channel, max_tokens, timeout_s=60, model=MODEL):
     """Returns the times at which messages of one answer came."""
-    spec = job_pb2.JobSpec(model=MODEL, prompt="hello")
+    spec = job_pb2.JobSpec(model=model, prompt="hello")
     spec.sampling.max_tokens = max_tokens
     stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
     return [time.monotonic() for _ in stub.Infer(inference_service_pb2.InferRequest(job=spec), timeout=timeout_s)]
@@ -91,6 +96,30 @@ def test_what_a_queen_recorded_is_decided_again(tmp_path):
     assert sum(len(then.decisions) for then, _ in turns) >= 12
     for then, now in turns:
         assert then == now
+
+
+MAKES_ROOM = """
+function schedule(context)
+  for _, worker in ipairs(context.workers) do
+    if worker.status == "ready" and worker.in_flight == 0 and worker.model ~= context.queue:first().model then
+      return batch{ evict(worker, "makes room"), wait("room is being made", 60000) }
+    end
+  end
+  return platform.schedule(context)
+end
+"""
+
+
+def test_an_idle_worker_is_evicted_and_another_started(tmp_path):
+    (tmp_path / "room.lua").write_text(MAKES_ROOM)
+    flags = ("--scheduler", "policy", "--policy", str(tmp_path / "room.lua"))
+    with running_queen(tmp_path, *flags) as queen, grpc.insecure_channel(queen.address) as channel:
+        spawn(channel)
+        (before,) = workers(channel)
+        assert infer(channel, 1, model="synthetic:other")
+        (after,) = workers(channel)
+        assert (before.model_ref, after.model_ref) == (MODEL, "synthetic:other")
+        assert f"worker {before.id} is evicted: makes room" in queen.log
 
 
 def test_no_sandbox_outlives_its_queen(tmp_path):
