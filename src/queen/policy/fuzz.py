@@ -178,15 +178,13 @@ def _illegal(
     if worker is None:
         return f"{decided.action}: there is no worker {decided.worker_id}"
     if decided.action == "evict":
-        if worker.get("pinned"):
-            return f"evict: worker {worker_id} is pinned"
-        return f"evict: worker {worker_id} runs jobs" if worker["in_flight"] or given[worker_id] else ""
+        state = "is pinned" if worker.get("pinned") else "runs jobs" if worker["in_flight"] or given[worker_id] else ""
+        return state and f"evict: worker {worker_id} {state}"
     if worker["model"] != jobs[str(decided.job_id)]["model"]:
         return f"dispatch: worker {worker_id} has another model than job {decided.job_id}"
-    if worker_id in evicted:
-        return f"dispatch: worker {worker_id} is being evicted"
-    if worker["status"] not in ("ready", "busy"):
-        return f"dispatch: worker {worker_id} is {worker['status']}"
+    state = "being evicted" if worker_id in evicted else worker["status"]
+    if state not in ("ready", "busy"):
+        return f"dispatch: worker {worker_id} is {state}"
     return f"dispatch: worker {worker_id} has no free slot" if worker["slots_available"] <= given[worker_id] else ""
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 from queen.policy import cases
 from queen.policy.cases import CaseResult
 from queen.policy.fuzz import Randomness
+from queen.policy.scenario import kinds
 from queen.policy.validate import Problem, Report, validate
 from wire import errors
 
@@ -97,6 +98,7 @@ def answer(request: Mapping[str, Any], randomness: Callable[[int], Randomness]) 
 
 def limit_this_process() -> None:
     """Takes from this process what a policy could abuse: memory, processor time, files and processes."""
+    kinds()  # reads the prelude while files can still be opened
     seconds = int(TIMEOUT_S)
     for which, most in (
         (resource.RLIMIT_AS, _MEMORY_BYTES),

@@ -65,6 +65,7 @@ def validate(
     if isinstance(program, PolicyError):
         return Report((_located(program, source, name),), 0, 0)
     problems = list(_unknown_names(bytecode.uses(source), source, program.vocabulary()))
+    seen = {_kind(problem) for problem in problems}
     decisions = 0
     for number in range(clusters):
         scenario = fuzz.cluster(randomness(seed * 1_000_003 + number))
@@ -74,8 +75,10 @@ def validate(
         outcome = fresh.decide(scenario.now_ms, number)
         decisions += len(outcome.decisions)
         found = _decided(fresh, scenario, outcome, number) + _other_entry_points(fresh, scenario, number)
-        known = {problem.message for problem in problems}
-        problems += [_of(message, source, name, number) for message in found if message not in known]
+        for problem in (_of(message, source, name, number) for message in found):
+            if _kind(problem) not in seen:
+                seen.add(_kind(problem))
+                problems.append(problem)
         if len(problems) >= PROBLEMS_MAX:
             return Report(tuple(problems[:PROBLEMS_MAX]), number + 1, decisions)
     return Report(tuple(problems), clusters, decisions)
@@ -150,6 +153,11 @@ def _misnamed(message: str, use: Use, names: frozenset[str] | set[str], source: 
 def _of(message: str, source: str, name: str, cluster: int) -> Problem:
     located = _located(PolicyError(message), source, name)
     return Problem(located.message, located.line, located.column, located.source_line, cluster)
+
+
+def _kind(problem: Problem) -> tuple[int | None, str]:
+    """Returns what tells a problem from another: its line and its words, whatever the ids in them."""
+    return problem.line, re.sub(r"\d+", "", problem.message)
 
 
 def _located(error: PolicyError, source: str, name: str) -> Problem:
