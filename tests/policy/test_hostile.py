@@ -104,8 +104,23 @@ async def test_a_hostile_policy_harms_nobody(file):
         # Others were served meanwhile, and the policy is asked again in the next cycle.
         assert pulse.longest_s < 0.1
         if failure:
-            back = time.monotonic()
-            await scheduler.activate(Source("good.lua", "function schedule(context) return wait('good') end"))
-            again = await scheduler.decide(queue, place.cluster, 2.0)
-            assert {one.reason for one in again} == {"good"}
-            assert time.monotonic() - back < 0.5
+            # A delay of the sandbox's own comes each time; one that the machine's other programs cause does not.
+            assert await any_of(3, lambda: back_within(0.5, scheduler, file, queue, place.cluster))
+
+
+async def any_of(times, holds):
+    for _ in range(times):
+        if await holds():
+            return True
+    return False
+
+
+async def back_within(limit_s, scheduler, file, queue, cluster):
+    """Returns whether another policy decides this soon after the hostile one has failed once more."""
+    await scheduler.activate(Source(file.name, file.read_bytes().decode("latin-1")))
+    await scheduler.decide(queue, cluster, 2.0)
+    begun = time.monotonic()
+    await scheduler.activate(Source("good.lua", "function schedule(context) return wait('good') end"))
+    again = await scheduler.decide(queue, cluster, 3.0)
+    assert {one.reason for one in again} == {"good"}
+    return time.monotonic() - begun < limit_s

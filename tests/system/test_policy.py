@@ -122,6 +122,24 @@ def test_an_idle_worker_is_evicted_and_another_started(tmp_path):
         assert f"worker {before.id} is evicted: makes room" in queen.log
 
 
+PATIENT = """
+function schedule(context)
+  if context.queue:first().wait_time_ms < 400 then return wait("a moment", 150) end
+  return platform.schedule(context)
+end
+"""
+
+
+def test_a_policy_that_waits_is_asked_again(tmp_path):
+    (tmp_path / "patient.lua").write_text(PATIENT)
+    flags = ("--scheduler", "policy", "--policy", str(tmp_path / "patient.lua"))
+    with running_queen(tmp_path, *flags) as queen, grpc.insecure_channel(queen.address) as channel:
+        spawn(channel)
+        begun = time.monotonic()
+        assert infer(channel, 1)[-1] - begun >= 0.4
+        assert "platform policy decides" not in queen.log
+
+
 def test_no_sandbox_outlives_its_queen(tmp_path):
     with running_queen(tmp_path, "--scheduler", "policy", hive=False) as queen:
         sandboxes = [one for one in queen.descendants() if "queen.policy.sandbox" in one.cmdline()]
