@@ -183,7 +183,11 @@ class _Queen:
         """Starts the sandbox and loads the policy it is to run; one that is no good leaves the platform policy."""
         if self._policies is None or not isinstance(self._scheduler, PolicyScheduler):
             return
-        await self._policies.start()
+        try:
+            await self._policies.start()
+        except PolicyFailed as failure:
+            log.error("jobs wait until a policy sandbox can be started: %s", failure)
+            return
         log.info("policies run in a sandbox: %s", ", ".join(self._policies.protections))
         if not self._settings.policy:
             return

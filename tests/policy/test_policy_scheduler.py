@@ -122,6 +122,20 @@ async def test_the_session_goes_where_it_was(scheduler, world):
     assert proposal.worker_id == home
 
 
+async def test_what_a_policy_logs_is_bounded_and_cannot_forge_lines(scheduler, world, caplog):
+    caplog.set_level("INFO")
+    await active(
+        scheduler, "function schedule(c) for i = 1, 90 do log_info('a\\nERROR queen: on fire') end return wait('x') end"
+    )
+    for now in (1.0, 1.2, 1.4):
+        await scheduler.decide([job()], world.cluster, now)
+    lines = [record.getMessage() for record in caplog.records if "on fire" in record.getMessage()]
+    assert len(lines) == 20
+    assert not any("\n" in line for line in lines)
+    await scheduler.decide([job()], world.cluster, 2.5)
+    assert len([record for record in caplog.records if "on fire" in record.getMessage()]) == 40
+
+
 async def test_admission_and_retries_are_asked(scheduler, world):
     assert await scheduler.should_admit(job(), world.cluster, 1.0) == (True, "")
     await active(

@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 WINDOW: Final = 1000
 """Jobs looked at in one cycle, from the head of the queue. More would make a long queue slow to move."""
 
+REFUSED_KEPT: Final = 1000
+"""Refused decisions about no job that are remembered, so that each is stored once."""
+
 SOONEST_AGAIN_S: Final = 0.1
 """The least a policy can have the queue wait before it is asked again without anything having happened."""
 
@@ -56,6 +59,7 @@ class SchedulingCycle:
         self._new_id = new_id
         self._woken = woken
         self._ask_again_s: float | None = None
+        self._refused: set[tuple[Action, str, str]] = set()
 
     async def run(self) -> None:
         """Runs cycles until cancelled."""
@@ -94,7 +98,7 @@ class SchedulingCycle:
         )
         if live is not None:
             self._record(live, decision)
-        elif not proposal.job_id:
+        elif not proposal.job_id and self._is_news(proposal, refusal):
             self._store.save_decision(decision)
         if refusal:
             log.info("refused: %s %s: %s", proposal.action, proposal.worker_id or proposal.hive_id, refusal)
@@ -104,6 +108,17 @@ class SchedulingCycle:
             self._starter.evict(proposal)
         elif live is not None:
             self._effect(live, proposal, now)
+
+    def _is_news(self, proposal: Proposal, refusal: str) -> bool:
+        """Returns whether a decision about no job is to be kept: one that is refused again and again is kept once."""
+        if not refusal:
+            return True
+        if len(self._refused) >= REFUSED_KEPT:
+            self._refused.clear()
+        about = (proposal.action, proposal.worker_id if proposal.spec is None else proposal.hive_id, refusal)
+        known = about in self._refused
+        self._refused.add(about)
+        return not known
 
     def _record(self, live: LiveJob, decision: Decision) -> None:
         before = live.decision

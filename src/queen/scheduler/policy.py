@@ -22,6 +22,9 @@ PLATFORM: Final = "platform"
 SPARE_DECISIONS: Final = 100
 """Decisions of a cycle beyond one for each job: evictions and preloads."""
 
+LINES_PER_S: Final = 20
+"""Lines of a policy that are logged each second; the rest is left out."""
+
 PAUSE_S: Final = 1.0
 """When the platform policy is asked again after it failed, which only a defect or a machine out of memory can cause."""
 
@@ -76,6 +79,7 @@ class PolicyScheduler:
         self._entry_points: frozenset[str] = frozenset()
         self._suspension = Suspension()
         self._last_failure = ""
+        self._told_since, self._told = 0.0, 0
         self.name, self.version = PLATFORM, ""
 
     @property
@@ -136,9 +140,17 @@ class PolicyScheduler:
     async def _ask(self, queue: Sequence[Job], now: float, decide: Callable[..., Awaitable[Outcome]]) -> Outcome:
         # The seed is the time: chance differs between cycles, and the same state gives the same decisions.
         outcome = await decide(_ms(now), _ms(now), most=len(queue) + SPARE_DECISIONS)
-        for line in outcome.logs:
-            log.info("policy %s: %s: %s", self._active, line.level, line.message)
+        self._tell(outcome, now)
         return outcome
+
+    def _tell(self, outcome: Outcome, now: float) -> None:
+        """Logs what a policy logged, so much a second and no more."""
+        if now - self._told_since >= 1.0:
+            self._told_since, self._told = now, 0
+        for line in outcome.logs[: LINES_PER_S - self._told]:
+            # One line each: a policy must not be able to write what looks like the queen's own.
+            log.info("policy %s: %s: %s", self._active, line.level, line.message.replace("\n", " | "))
+        self._told = min(LINES_PER_S, self._told + len(outcome.logs))
 
     def _decided(self, proposals: list[Proposal], queue: Sequence[Job], name: str, version: str) -> list[Proposal]:
         assert self._mirror is not None, "it was brought up to date"
