@@ -2,19 +2,23 @@
 
 import asyncio
 import os
+import random
 import signal
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 
 import psutil
 import pytest
 
-from policy.sandboxes import hosting
+from policy.sandboxes import hosting, scheduling
+from policy.wandering import STEP_KINDS, walk
 from programs import alive, wait_for
 from queen.policy.failure import PolicyFailed, Source
 from queen.policy.sandbox import frames
 from queen.policy.sandbox.record import FlightRecord, replayed
+from worlds import World
 
 GOOD = Source("good.lua", "function schedule(context) return wait('good ' .. context.workers:count()) end")
 HANGS = Source("hangs.lua", "function schedule(c) return ('a'):rep(30000):find(('.-'):rep(30) .. 'b') end")
@@ -175,6 +179,25 @@ async def test_what_was_recorded_is_decided_again(tmp_path):
         await host.decide_platform(1, 1, most=10)
     turns = list(replayed(file.read_bytes()))
     assert len({then.decisions[0].reason for then, _ in turns if then.decisions}) > 3
+    for then, now in turns:
+        assert then == now
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_decisions_of_a_wandering_cluster_are_made_again(seed, tmp_path):
+    chance, file, world = random.Random(seed), tmp_path / "record", World()
+    steps = [(chance.choice(STEP_KINDS), chance.randrange(4), chance.randrange(100)) for _ in range(300)]
+    actions = Counter()
+    async with scheduling(FlightRecord(file)) as (scheduler, host):
+        for count, queue in enumerate(walk(world, steps)):
+            if count == 150:
+                await scheduler.activate(HANGS)
+            for proposal in await scheduler.decide(queue, world.cluster, float(count)):
+                actions[proposal.action] += 1
+        assert host.replaced
+    assert len(actions) >= 2, actions
+    turns = list(replayed(file.read_bytes()))
+    assert sum(len(then.decisions) for then, _ in turns) > 100
     for then, now in turns:
         assert then == now
 
