@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from queen.config import Settings
@@ -19,11 +20,17 @@ from queen.dispatch.reconcile import Reconciler
 from queen.dispatch.recovery import Recovery
 from queen.links.hives import HiveLinks
 from queen.links.workers import CANCEL_TIMEOUT_S, WorkerLinks
+from queen.policy import platform
+from queen.policy.failure import PolicyFailed, Source
+from queen.policy.rows import Rows
+from queen.policy.sandbox.host import PolicyHost
+from queen.policy.sandbox.record import FlightRecord
 from queen.provision.hives import LocalHives
 from queen.provision.workers import WorkerStarts
 from queen.registry.cluster import DEGRADED_AFTER_S, OFFLINE_AFTER_S, Cluster
 from queen.registry.jobs import JobTable
 from queen.scheduler.cycle import SchedulingCycle
+from queen.scheduler.policy import PolicyScheduler
 from queen.scheduler.simple import SimpleScheduler
 from queen.services import catalogue
 from queen.services.hives import HiveService
@@ -119,6 +126,7 @@ class _Queen:
         self, settings: Settings, sources: Sources, store: SqlStore, group: asyncio.TaskGroup, last_order: int
     ) -> None:
         clock, new_id = sources.clock, sources.new_id
+        self._sources = sources
         self._clock = clock
         self._store = store
         self._woken = asyncio.Event()
@@ -155,8 +163,10 @@ class _Queen:
             new_id=new_id,
             group=group,
         )
+        self._policies: PolicyHost | None = None
+        self._scheduler = self._make_scheduler(settings, group)
         self.cycle = SchedulingCycle(
-            scheduler=SimpleScheduler(new_id),
+            scheduler=self._scheduler,
             jobs=self.jobs,
             cluster=self.cluster,
             dispatcher=self._dispatcher,
@@ -184,9 +194,15 @@ class _Queen:
         )
         self._group = group
         self._settings = settings
-        self._sources = sources
         self._server = Server("queen-rbee")
         self._hives: LocalHives | None = None
+
+    def _make_scheduler(self, settings: Settings, group: asyncio.TaskGroup) -> SimpleScheduler | PolicyScheduler:
+        if settings.scheduler == "simple":
+            return SimpleScheduler(self._sources.new_id)
+        record = FlightRecord(Path(settings.policy_record)) if settings.policy_record else None
+        self._policies = PolicyHost(platform=platform.source(), rows=Rows(), group=group, record=record)
+        return PolicyScheduler(self._policies, self._sources.new_id)
 
     @classmethod
     async def build(cls, settings: Settings, sources: Sources, store: SqlStore, group: asyncio.TaskGroup) -> _Queen:
@@ -199,7 +215,26 @@ class _Queen:
             kept = await store.get_output(job.id) if job.first_token_time is not None else None
             queen._recovery.restore(queen._intake.restored(job, spec), kept[1] if kept else [])
         queen._recovery.begin({hive.id for hive in hives if hive.was_online}, queen._callers)
+        await queen._start_policies()
         return queen
+
+    async def _start_policies(self) -> None:
+        """Starts the sandbox and loads the policy it is to run; one that is no good leaves the platform policy."""
+        if self._policies is None or not isinstance(self._scheduler, PolicyScheduler):
+            return
+        try:
+            await self._policies.start()
+        except PolicyFailed as failure:
+            log.error("jobs wait until a policy sandbox can be started: %s", failure)
+            return
+        log.info("policies run in a sandbox: %s", ", ".join(self._policies.protections))
+        if not self._settings.policy:
+            return
+        file = Path(self._settings.policy)
+        try:
+            await self._scheduler.activate(Source(file.name, await asyncio.to_thread(file.read_text, "utf-8")))
+        except (PolicyFailed, OSError, UnicodeDecodeError) as error:
+            log.error("policy %s cannot be used, the platform policy decides: %s", file, error)
 
     async def serve(self, address: str) -> None:
         """Serves everything and says so."""
@@ -290,6 +325,8 @@ class _Queen:
         await self._server.stop(1.0)
         await self._worker_links.close()
         await self._hive_links.close()
+        if self._policies is not None:
+            await self._policies.close()
 
     async def _drain(self, hurry: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:

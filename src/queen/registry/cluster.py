@@ -10,10 +10,11 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from queen.core import lifecycle
 from queen.core.model import Hive, HiveState, ModelFile, Worker, WorkerSpec, WorkerState
+from queen.core.ports import Touched
 from queen.registry.catalogue import ModelCatalogue
 
 Value = TypeVar("Value")
@@ -53,6 +54,7 @@ class Cluster:
         self._on_hive = on_hive
         self._changed: asyncio.Future[None] | None = None
         self._connected: dict[str, str] = {}
+        self._watches: list[set[Touched]] = []
         self.models = ModelCatalogue()
 
     # What is there.
@@ -112,6 +114,15 @@ class Cluster:
         """Returns a model's file as that hive names it; None where the hive has none."""
         return self.models.file_on(model_ref, hive_id)
 
+    def watch(self) -> set[Touched]:
+        """Returns a set that from now on gets whatever is touched, and has all there is; its owner empties it.
+
+        There is no end to a watch: one is kept by what lives as long as the cluster.
+        """
+        touched: set[Touched] = {("hive", name) for name in self._hives} | {("worker", name) for name in self._workers}
+        self._watches.append(touched)
+        return touched
+
     # What the queen has promised.
 
     def slots_available(self, worker_id: str) -> int:
@@ -123,6 +134,7 @@ class Cluster:
         """Takes a slot for a job; the applier has checked that one is free."""
         assert self.slots_available(worker_id) > 0, f"{worker_id} has no free slot"
         self._taken[worker_id].add(job_id)
+        self._touch("worker", worker_id)
         self._derive_busy(worker_id)
 
     def release(self, worker_id: str, job_id: str, now: float) -> None:
@@ -134,6 +146,7 @@ class Cluster:
         if not taken:
             del self._taken[worker_id]
             self._idle_since[worker_id] = now
+        self._touch("worker", worker_id)
         self._derive_busy(worker_id)
         self._on_change()
 
@@ -148,6 +161,7 @@ class Cluster:
     def note_completed(self, worker_id: str, tokens_per_sec: float) -> None:
         """Counts a job a worker has completed, and how fast it was; 0 when that could not be told."""
         self._completed[worker_id] += 1
+        self._touch("worker", worker_id)
         if tokens_per_sec:
             before = self._speed.get(worker_id, tokens_per_sec)
             self._speed[worker_id] = before + NEWEST_SPEED_WEIGHT * (tokens_per_sec - before)
@@ -159,6 +173,11 @@ class Cluster:
     def jobs_completed(self, worker_id: str) -> int:
         """Returns how many jobs a worker has completed."""
         return self._completed.get(worker_id, 0)
+
+    def pin(self, worker_id: str, pinned: bool = True) -> None:
+        """Protects a worker from eviction, or no longer."""
+        (self._pinned.add if pinned else self._pinned.discard)(worker_id)
+        self._touch("worker", worker_id)
 
     def is_pinned(self, worker_id: str) -> bool:
         """Returns whether a worker must not be evicted."""
@@ -240,6 +259,7 @@ class Cluster:
             self._completed.pop(worker_id, None)
             self._speed.pop(worker_id, None)
             self._pinned.discard(worker_id)
+            self._touch("worker", worker_id)
             self._on_change()
 
     def set_hive_state(self, hive_id: str, state: HiveState) -> None:
@@ -249,6 +269,7 @@ class Cluster:
         self._hives[hive_id] = moved = replace(hive, state=state)
         if moved.online is not hive.online:
             self._on_hive(moved)
+        self._touch("hive", hive_id)
         if state is HiveState.OFFLINE:
             for worker in self.find_workers_on(hive_id):
                 self.forget_worker(worker.id)
@@ -259,6 +280,7 @@ class Cluster:
         """Adds or replaces a hive as registered, keeping where it stands."""
         known = self._hives.get(hive.id)
         _put_in_order(self._hives, hive.id, hive if known is None else replace(hive, state=known.state))
+        self._touch("hive", hive.id)
 
     def introduced(self, hive_id: str, changes: Mapping[str, Any]) -> None:
         """Applies what a hive says of itself. It is there only with its first report, which names its workers."""
@@ -268,6 +290,7 @@ class Cluster:
         self._hives[hive_id] = hive
         if "devices" in changes and self._has_freed_memory(hive):
             self._on_change()
+        self._touch("hive", hive_id)
 
     def heard(self, hive_id: str, now: float, changes: Mapping[str, Any]) -> None:
         """Applies the changed fields of a hive's report; the hive is healthy from now on."""
@@ -328,6 +351,10 @@ class Cluster:
 
     # Inside.
 
+    def _touch(self, kind: Literal["hive", "worker"], name: str) -> None:
+        for watch in self._watches:
+            watch.add((kind, name))
+
     def _on_change(self) -> None:
         if self._changed is not None:
             self._changed.set_result(None)
@@ -343,6 +370,7 @@ class Cluster:
             self._by_model[old.model_ref].pop(worker.id, None)
         for index in (self._workers, self._by_model[worker.model_ref], self._by_hive[worker.hive_id]):
             _put_in_order(index, worker.id, worker)
+        self._touch("worker", worker.id)
         self._derive_busy(worker.id)
 
     def _derive_busy(self, worker_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from itertools import islice
@@ -25,6 +26,12 @@ WINDOW: Final = 1000
 
 AT_ONCE: Final = 64
 """Proposals applied before streams get their turn: some milliseconds when each starts a job."""
+
+REFUSED_KEPT: Final = 1000
+"""Refused decisions about no job that are remembered, so that each is stored once."""
+
+SOONEST_AGAIN_S: Final = 0.1
+"""The least a policy can have the queue wait before it is asked again without anything having happened."""
 
 
 class SchedulingCycle:
@@ -54,16 +61,21 @@ class SchedulingCycle:
         self._clock = clock
         self._new_id = new_id
         self._woken = woken
+        self._ask_again_s: float | None = None
+        self._refused: set[tuple[Action, str, str]] = set()
 
     async def run(self) -> None:
         """Runs cycles until cancelled."""
         while True:
-            await self._woken.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._ask_again_s):
+                    await self._woken.wait()
             self._woken.clear()
             await self.turn()
 
     async def turn(self) -> None:
         """Runs one cycle."""
+        self._ask_again_s = None
         now = self._clock.now()
         queue = [live.job for live in islice(self._jobs.queued(now), WINDOW)]
         if not queue:
@@ -71,6 +83,8 @@ class SchedulingCycle:
         begun = self._clock.monotonic()
         proposals = await self._scheduler.decide(queue, self._cluster, now)
         duration = (self._clock.monotonic() - begun) / len(queue)
+        waits = [one.retry_after_s for one in proposals if one.retry_after_s is not None]
+        self._ask_again_s = max(min(waits), SOONEST_AGAIN_S) if waits else None
         for number, proposal in enumerate(filter(self._is_news, proposals), start=1):
             self._apply(proposal, now, duration)
             if number % AT_ONCE == 0:
@@ -98,10 +112,27 @@ class SchedulingCycle:
         )
         if live is not None:
             self._record(live, decision)
+        elif not proposal.job_id and self._is_told_first(proposal, refusal):
+            self._store.save_decision(decision)
         if refusal:
             log.info("refused: %s %s: %s", proposal.action, proposal.worker_id or proposal.hive_id, refusal)
+        elif proposal.action is Action.START_WORKER:
+            self._starter.start_for(proposal)
+        elif proposal.action is Action.EVICT:
+            self._starter.evict(proposal)
         elif live is not None:
             self._effect(live, proposal, now)
+
+    def _is_told_first(self, proposal: Proposal, refusal: str) -> bool:
+        """Returns whether a decision about no job is to be kept: one that is refused again and again is kept once."""
+        if not refusal:
+            return True
+        if len(self._refused) >= REFUSED_KEPT:
+            self._refused.clear()
+        about = (proposal.action, proposal.worker_id if proposal.spec is None else proposal.hive_id, refusal)
+        known = about in self._refused
+        self._refused.add(about)
+        return not known
 
     def _record(self, live: LiveJob, decision: Decision) -> None:
         before = live.decision
@@ -123,8 +154,6 @@ class SchedulingCycle:
             self._cluster.reserve(worker.id, job.id)
             self._jobs.dispatched(live, worker.id, worker.hive_id, now)
             self._dispatcher.dispatch(job.id, worker)
-        elif proposal.action is Action.START_WORKER:
-            self._starter.start_for(proposal)
         elif proposal.action is Action.WAIT:
             self._starter.tell_waiting(live.job.id)
         elif proposal.action is Action.REJECT:

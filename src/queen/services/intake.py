@@ -18,6 +18,7 @@ from queen.links import events
 from queen.links.hives import HiveLinks
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
+from queen.services.asks import asks_of
 from queen.services.prompts import Prompts
 from rbee.v1 import job_pb2
 from wire import errors, telemetry, validation
@@ -206,8 +207,10 @@ class Intake:
 
     def restored(self, job: Job, spec: bytes) -> LiveJob:
         """Returns a stored job that was not at rest, in the queue, its attempts as they were."""
-        limits = self._stage_limits(job_pb2.JobSpec.FromString(spec), job.model_ref, None)
-        return LiveJob(replace(job, state=JobState.QUEUED), spec, limits=replace(limits, total_s=job.timeout_s))
+        parsed = job_pb2.JobSpec.FromString(spec)
+        limits = self._stage_limits(parsed, job.model_ref, None)
+        queued = replace(job, state=JobState.QUEUED, asks=asks_of(parsed))
+        return LiveJob(queued, spec, limits=replace(limits, total_s=job.timeout_s))
 
     def _stage_limits(self, spec: job_pb2.JobSpec, model_ref: str, caller_s: float | None) -> StageLimits:
         timeouts = spec.timeouts
@@ -254,4 +257,5 @@ def _job(
         no_failover=spec.no_failover,
         timeout_s=timeout_s,
         trace_id=telemetry.trace_id(),
+        asks=asks_of(spec),
     )
