@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from queen.policy.yaml_compiler import literals, lua
 from queen.policy.yaml_compiler.document import Fields, Items, Node, Scalar
+from queen.policy.yaml_compiler.expressions import Expressions
 from queen.policy.yaml_compiler.fields import LEFT_SIDES, NUMERIC, SHORTCUTS, Field, Kind, left_side
 from queen.policy.yaml_compiler.problems import Problems, nearest, shortened, unknown
-from queen.policy.yaml_compiler.select import Expressions
+
+T = TypeVar("T")
 
 TEXT_KINDS: Final = frozenset({Kind.TEXT})
 
@@ -136,9 +138,7 @@ class Conditions:
                 self._problems.error(key, unknown("operator", key.text, OPERATORS))
         return lua.both(parts)
 
-    def _compare(
-        self, path: str, field: Field, name: str, operand: Node, key: Scalar | None = None
-    ) -> lua.Expression:
+    def _compare(self, path: str, field: Field, name: str, operand: Node, key: Scalar | None = None) -> lua.Expression:
         operator = OPERATORS[name]
         if field.kind not in operator.fits:
             fitting = [each for each, known in OPERATORS.items() if field.kind in known.fits]
@@ -153,7 +153,9 @@ class Conditions:
             return lua.TRUE
         return self._applied(subject, field, name, literal, operand)
 
-    def _applied(self, subject: lua.Expression, field: Field, name: str, literal: lua.Expression, operand: Node) -> lua.Expression:
+    def _applied(
+        self, subject: lua.Expression, field: Field, name: str, literal: lua.Expression, operand: Node
+    ) -> lua.Expression:
         present = [] if field.always else [subject]
         if name == "exists":
             return lua.compared(subject, "~=" if literal.text == "true" else "==", lua.NIL)
@@ -228,7 +230,7 @@ class Conditions:
         wanted = [lua.text(day) for day in literals.DAYS if day in named]
         return lua.called("one_of", lua.called("day_of_week"), lua.table(wanted))
 
-    def _read[T](self, node: Node, reader: Callable[[str], T]) -> T | None:
+    def _read(self, node: Node, reader: Callable[[str], T]) -> T | None:
         try:
             return reader(node.text if isinstance(node, Scalar) else "")
         except ValueError as fault:
@@ -245,16 +247,10 @@ def accessor(path: str) -> lua.Expression:
 
 
 def _fitting(node: Scalar, kind: Kind) -> lua.Expression | None:
-    value = node.value
+    """Returns a scalar as a literal of a kind, None when it is not of that kind."""
     if kind is Kind.FLAG:
-        return lua.Expression(str(value).lower()) if isinstance(value, bool) else None
+        return lua.Expression(str(node.value).lower()) if isinstance(node.value, bool) else None
     if kind is Kind.TEXT:
-        return lua.text(node.text) if not isinstance(value, bool) else None
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int | float):
-        return lua.number(value)
-    try:
-        return lua.number(literals.quantity(node.text, kind))
-    except ValueError:
-        return None
+        return lua.text(node.text) if not isinstance(node.value, bool) else None
+    found = literals.number(node.value, kind)
+    return None if found is None else lua.number(found)

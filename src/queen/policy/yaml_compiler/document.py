@@ -1,8 +1,8 @@
 """YAML as nodes that know their line and column; the traps of YAML are problems here, nothing is guessed.
 
-Scalars are read by the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema), so `on`, `no` and `22:30`
-are texts and only `true` and `false` are booleans. Tags, merge keys and repeated keys are refused; aliases are followed
-within a limit.
+Scalars are read by the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema), so `on`, `no` and
+`22:30` are texts and only `true` and `false` are booleans. Tags, merge keys and repeated keys are refused; aliases are
+followed within a limit.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ def parse(text: str, problems: Problems) -> Node | None:
     except yaml.reader.ReaderError as fault:
         before = text[: fault.position]
         line = before.count("\n") + 1
-        problems.note(line, fault.position - before.rfind("\n"), f"the character {fault.character!r} cannot stand in YAML")
+        problems.note(
+            line, fault.position - before.rfind("\n"), f"the character {fault.character!r} cannot stand in YAML"
+        )
     except yaml.MarkedYAMLError as fault:
         _explain(fault, text, problems)
     return None
@@ -170,12 +172,12 @@ class _Reader:
         place = (mark.line + 1, mark.column + 1, mark.index)
         if isinstance(event, yaml.ScalarEvent):
             value = _core_schema(event.value) if event.style is None else event.value
-            return Scalar(*place, event.end_mark.index, event.value, value)
+            return Scalar(*place, _end(event), event.value, value)
         if isinstance(event, yaml.SequenceStartEvent):
             items: list[Node] = []
             while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
                 items.append(self._node(event, depth + 1))
-            return Items(*place, event.end_mark.index, tuple(items))
+            return Items(*place, _end(event), tuple(items))
         return self._fields(place, depth)
 
     def _fields(self, place: tuple[int, int, int], depth: int) -> Fields:
@@ -192,7 +194,7 @@ class _Reader:
                 self._problems.error(key, f'"{shortened(key.text)}" stands here twice, first in line {first}')
             else:
                 entries[key.text] = (key, value)
-        return Fields(*place, event.end_mark.index, tuple(entries.values()))
+        return Fields(*place, _end(event), tuple(entries.values()))
 
     def _alias(self, event: Any) -> Node:
         found = self._anchors.get(event.anchor)
@@ -211,6 +213,12 @@ class _Reader:
 
     def _note(self, event: Any, message: str) -> None:
         self._problems.note(event.start_mark.line + 1, event.start_mark.column + 1, message)
+
+
+def _end(event: yaml.Event) -> int:
+    """Returns where an event ends; the parser marks every one of them."""
+    assert event.end_mark is not None
+    return event.end_mark.index
 
 
 _INTEGER: Final = re.compile(r"[-+]?[0-9]{1,15}")
@@ -232,7 +240,10 @@ def _core_schema(text: str) -> str | float | bool | None:
 
 
 _EXPLAINED: Final = (
-    ("mapping values are not allowed", 'a ": " cannot stand here; indent the line as its neighbours, or quote the text'),
+    (
+        "mapping values are not allowed",
+        'a ": " cannot stand here; indent the line as its neighbours, or quote the text',
+    ),
     ("expected <block end>", "the indentation of this line fits no line above it"),
     ("could not find expected ':'", 'expected ":" after the name above'),
     ("found unexpected end of stream", "expected a closing quote before the end of the file"),

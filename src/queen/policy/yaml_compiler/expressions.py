@@ -64,7 +64,9 @@ class Expressions:
         return value.lua
 
     def _compile(self, node: Scalar, names: Mapping[str, _Value], workers: str) -> _Value | None:
-        lists = {name: _Value(lua.Expression(name if name != "hives" else "pools"), kind) for name, kind in LISTS.items()}
+        lists = {
+            name: _Value(lua.Expression(name if name != "hives" else "pools"), kind) for name, kind in LISTS.items()
+        }
         lists["workers"] = _Value(lua.Expression(workers), Kind.WORKERS)
         try:
             tree = syntax.parse(node.text)
@@ -181,7 +183,8 @@ class _Checker:
             takes = ", ".join(method.takes) if method.takes else "nothing"
             raise self._wrong(tree.at, f"{tree.name}(...) takes {takes}; got {len(tree.arguments)} arguments")
         arguments = [
-            self._argument(owner, tree, wanted, given) for wanted, given in zip(method.takes, tree.arguments, strict=True)
+            self._argument(owner, tree, wanted, given)
+            for wanted, given in zip(method.takes, tree.arguments, strict=True)
         ]
         return self._called(owner, tree.name, method, arguments)
 
@@ -237,7 +240,9 @@ class _Checker:
         left, right = self._each([tree.left, tree.right])
         if tree.operator == "in":
             if right.kind is not Kind.TEXTS or left.kind is not Kind.TEXT:
-                raise self._wrong(tree.at, f'"in" needs a text and a list of texts, got a {left.kind} and a {right.kind}')
+                raise self._wrong(
+                    tree.at, f'"in" needs a text and a list of texts, got a {left.kind} and a {right.kind}'
+                )
             self._host.needs("has_item")
             return _Value(lua.called("has_item", right.lua, left.lua), Kind.FLAG)
         left, right = self._matched(right, left, tree), self._matched(left, right, tree)
@@ -265,7 +270,9 @@ class _Checker:
         if value.literal is None or not value.literal.quantity:
             return value
         try:
-            return replace(value, lua=lua.number(literals.quantity(str(value.literal.value), kind)), kind=kind, literal=None)
+            return replace(
+                value, lua=lua.number(literals.quantity(str(value.literal.value), kind)), kind=kind, literal=None
+            )
         except ValueError as fault:
             told = f"{fault}, got {value.literal.value}"
             raise self._wrong(value.literal.at, told) from None

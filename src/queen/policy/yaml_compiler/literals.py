@@ -1,11 +1,11 @@
-"""Values as people write them: sizes (8GB), durations (5min), hours (22:00-06:00), days (mon-fri), patterns (hf:*70b*)."""
+"""Values as people write them: sizes (8GB), durations (5min), hours (22:00-06:00), days (mon-fri), patterns (*70b*)."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-from queen.policy.yaml_compiler.fields import Kind
+from queen.policy.yaml_compiler.fields import NUMERIC, Kind
 
 SIZE_UNITS_MB: Final = {
     "MB": 1, "GB": 1024, "TB": 1024 * 1024, "MiB": 1, "GiB": 1024, "TiB": 1024 * 1024,
@@ -38,6 +38,18 @@ def quantity(text: str, kind: Kind) -> float:
     if match is None or scale is None:
         raise ValueError(f"expected {expected(kind)}")
     return float(match[1]) * scale
+
+
+def number(value: str | float | bool | None, kind: Kind) -> float | None:
+    """Returns a number, with or without a unit, in the unit of `kind`; None when it is none."""
+    if isinstance(value, bool) or value is None or kind not in NUMERIC:
+        return None
+    if isinstance(value, int | float):
+        return value
+    try:
+        return quantity(value, kind)
+    except ValueError:
+        return None
 
 
 def expected(kind: Kind) -> str:
@@ -80,5 +92,7 @@ def utc_offset(text: str) -> int:
 def pattern(text: str) -> list[str]:
     """Returns the pieces between the stars of a pattern; ValueError when it looks like a regular expression."""
     if _REGULAR.search(text):
-        raise ValueError('expected a pattern in which * stands for anything, such as "hf:*70b*", not a regular expression')
+        raise ValueError(
+            'expected a pattern in which * stands for anything, such as "hf:*70b*", not a regular expression'
+        )
     return re.split(r"\*+", text)

@@ -21,7 +21,8 @@ _ESCAPES: Final = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\
 _SPECIAL: Final = re.compile(r'[\\"\x00-\x1f\x7f]')
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KEYWORDS: Final = frozenset(
-    "and break do else elseif end false for function goto if in local nil not or repeat return then true until while".split()
+    {"and", "break", "do", "else", "elseif", "end", "false", "for", "function", "goto", "if", "in", "local", "nil"}
+    | {"not", "or", "repeat", "return", "then", "true", "until", "while"}
 )
 
 
@@ -112,6 +113,12 @@ def member(owner: str, name: str) -> str:
 def table(items: Iterable[Expression]) -> Expression:
     """Returns an array."""
     return Expression("{ " + ", ".join(item.text for item in items) + " }")
+
+
+def chain(owner: str, *calls: str) -> str:
+    """Returns calls of methods one after another; too long for a line, each on one of its own."""
+    whole = ":".join([owner, *calls])
+    return whole if len(whole) <= WIDTH - 20 else "\n  :".join([owner, *calls])
 
 
 def comment(text: str) -> str:

@@ -42,7 +42,7 @@ METHODS: Final = {
     "idle": Method("those that run nothing", _WORKERS, Gives.SAME),
     "available": Method("workers with a free slot; healthy pools", _PLACES, Gives.SAME),
     "online": Method("those that serve", _PLACES, Gives.SAME),
-    "with_model": Method("those with this model", _WORKERS, Gives.SAME, (Kind.TEXT,)),
+    "with_model": Method("workers with this model; pools that have it on disk", _PLACES, Gives.SAME, (Kind.TEXT,)),
     "with_capacity": Method("those with so much memory free", LISTS, Gives.SAME, (Kind.SIZE_MB,)),
     "in_pool": Method("those on this pool", _WORKERS, Gives.SAME, (Kind.TEXT,)),
     "with_label": Method("those with this label and value", _PLACES, Gives.SAME, (Kind.TEXT, Kind.TEXT)),

@@ -141,9 +141,9 @@ _PARSER: Final = lark.Lark.open(
 )
 
 _SHOWN: Final = {
-    "NAME": "a name", "TEXT": "a text in quotes", "NUMBER": "a number", "QUANTITY": "a size", "TRUTH": "true", "NOTHING": "nil",
-    "LPAR": '"("', "RPAR": '")"', "LSQB": '"["', "RSQB": '"]"', "DOT": '"."', "COMMA": '","', "COMPARE": "a comparison",
-    "IN": '"in"', "AND": '"and"', "OR": '"or"', "NOT": '"not"', "$END": "the end",
+    "NAME": "a name", "TEXT": "a text in quotes", "NUMBER": "a number", "QUANTITY": "a size", "TRUTH": "true",
+    "NOTHING": "nil", "LPAR": '"("', "RPAR": '")"', "LSQB": '"["', "RSQB": '"]"', "DOT": '"."', "COMMA": '","',
+    "COMPARE": "a comparison", "IN": '"in"', "AND": '"and"', "OR": '"or"', "NOT": '"not"', "$END": "the end",
 }  # fmt: skip
 _VALUES: Final = frozenset({"NAME", "TEXT", "NUMBER", "QUANTITY", "TRUTH", "NOTHING", "LPAR", "NOT"})
 _ADVICE: Final = {
@@ -161,13 +161,16 @@ def parse(text: str) -> Tree:
         tree: Any = _PARSER.parse(text)
     except lark.UnexpectedToken as fault:
         if fault.token.type == "$END":
-            raise SyntaxFault(max(len(text.rstrip()) - 1, 0), f"expected {_expected(fault.expected)} after this") from None
+            raise SyntaxFault(
+                max(len(text.rstrip()) - 1, 0), f"expected {_expected(fault.expected)} after this"
+            ) from None
         got = shortened(str(fault.token))
         raise SyntaxFault(fault.pos_in_stream or 0, f'expected {_expected(fault.expected)}, got "{got}"') from None
     except lark.UnexpectedCharacters as fault:
-        character = text[fault.pos_in_stream]
+        at = fault.pos_in_stream or 0
+        character = text[at]
         advice = _ADVICE.get(character) or f"expected {_expected(fault.allowed or set())}"
-        raise SyntaxFault(fault.pos_in_stream, f'"{character}" cannot stand here; {advice}') from None
+        raise SyntaxFault(at, f'"{character}" cannot stand here; {advice}') from None
     assert isinstance(tree, Tree)
     return tree
 
