@@ -29,7 +29,7 @@ POLICY_FIELDS: Final = {
     "rules": "what to do with a job: the first rule that holds and has a decision wins",
 }
 RULE_FIELDS: Final = {
-    "name": "shown as the decision's reason",
+    "name": "its name, shown as the decision's reason",
     "condition": 'when it holds: a mapping, an expression, or "always"',
     "action": "what it does then",
     "priority": "rules with a higher one are asked first; 0 when not said, equal ones in the order of the file",
@@ -131,25 +131,22 @@ class _Compiler:
                     )
             inner = written["scheduler"]
             if isinstance(inner, Fields):
-                return self._known(inner, inner, "field of scheduler", POLICY_FIELDS, ("rules",))
+                return self._known(inner, "field of scheduler", POLICY_FIELDS, ("rules",))
             self._problems.error(inner, f'expected a mapping with "rules" under "scheduler", got {inner.kind}')
             return None
-        return self._known(root, root, "field", POLICY_FIELDS, ("rules",))
+        return self._known(root, "field", POLICY_FIELDS, ("rules",))
 
-    def _known(
-        self, node: Fields, at: Node, what: str, names: Iterable[str], required: Iterable[str]
-    ) -> dict[str, Node]:
+    def _known(self, node: Fields, what: str, names: Mapping[str, str], required: Iterable[str]) -> dict[str, Node]:
         """Returns the fields of a mapping that are known; the others, and required ones not there, are noted."""
-        known = list(names)
         found: dict[str, Node] = {}
         for key, value in node.entries:
-            if key.text in known:
+            if key.text in names:
                 found[key.text] = value
             else:
-                self._problems.error(key, unknown(what, key.text, known))
+                self._problems.error(key, unknown(what, key.text, names))
         for name in required:
             if name not in found:
-                self._problems.error(at, f'expected "{name}": {POLICY_FIELDS.get(name) or RULE_FIELDS[name]}')
+                self._problems.error(node, f'expected "{name}": {names[name]}')
         return found
 
     def _matching(self, fields: Mapping[str, Node], name: str, pattern: str, wanted: str, default: str) -> str:
@@ -175,9 +172,7 @@ class _Compiler:
         if node is None:
             return []
         if not isinstance(node, Items) or not node.items:
-            self._problems.error(
-                node, f"expected a list of rules, got {node.kind if node.kind != 'a list' else 'none'}"
-            )
+            self._problems.error(node, f"expected a list of rules, got {node.kind}")
             return []
         if len(node.items) > MOST_RULES:
             self._problems.error(node.items[MOST_RULES], f"more than {MOST_RULES} rules")
@@ -194,7 +189,7 @@ class _Compiler:
         if not isinstance(node, Fields):
             self._problems.error(node, f"expected a rule: a mapping with name, condition and action, got {node.kind}")
             return None
-        fields = self._known(node, node, "field of a rule", RULE_FIELDS, ("name", "condition", "action"))
+        fields = self._known(node, "field of a rule", RULE_FIELDS, ("name", "condition", "action"))
         name = self._matching(fields, "name", r"[\s\S]{1,200}", "a name of at most 200 characters", "")
         condition = self._conditions.compile(fields["condition"]) if "condition" in fields else lua.TRUE
         each = bool(condition.about & _EACH)
@@ -211,7 +206,7 @@ class _Compiler:
 
     def _priority(self, node: Node | None) -> int:
         value = node.value if isinstance(node, Scalar) else None
-        if type(value) is int and abs(value) <= MOST_PRIORITY:
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MOST_PRIORITY:
             return value
         if node is not None:
             self._problems.error(node, f"expected a whole number as priority, up to {MOST_PRIORITY:,}, got {node.kind}")

@@ -10,7 +10,7 @@ from queen.policy.yaml_compiler import literals, lua
 from queen.policy.yaml_compiler.document import Fields, Items, Node, Scalar
 from queen.policy.yaml_compiler.expressions import Expressions
 from queen.policy.yaml_compiler.fields import LEFT_SIDES, NUMERIC, SHORTCUTS, Field, Kind, left_side
-from queen.policy.yaml_compiler.problems import Problems, nearest, shortened, unknown
+from queen.policy.yaml_compiler.problems import Problems, nearest_path, shortened, unknown
 
 T = TypeVar("T")
 
@@ -107,7 +107,7 @@ class Conditions:
             message = f'the operator "{name}" stands under a field: {{ job.model: {{ {name}: ... }} }}'
         elif name.endswith(".labels"):
             message = f"expected the name of a label: {name}.NAME"
-        elif near := nearest(name, KEYS):
+        elif near := nearest_path(name, KEYS):
             message = f'there is no field "{shortened(name)}"; did you mean {near}?'
         else:
             owner = name.partition(".")[0]

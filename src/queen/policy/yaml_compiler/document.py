@@ -43,7 +43,7 @@ class Scalar(Node):
     """A single value: as written, and as the core schema reads it."""
 
     text: str
-    value: str | float | bool | None
+    value: str | int | float | bool | None
 
     @property
     def kind(self) -> str:
@@ -64,7 +64,7 @@ class Items(Node):
     @property
     def kind(self) -> str:
         """What it is, in words for messages."""
-        return "a list"
+        return "a list" if self.items else "an empty list"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -225,7 +225,7 @@ _INTEGER: Final = re.compile(r"[-+]?[0-9]{1,15}")
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]{1,3})?")
 
 
-def _core_schema(text: str) -> str | float | bool | None:
+def _core_schema(text: str) -> str | int | float | bool | None:
     if text in {"", "~", "null", "Null", "NULL"}:
         return None
     if text in {"true", "True", "TRUE"}:
@@ -260,8 +260,8 @@ def _explain(fault: yaml.MarkedYAMLError, text: str, problems: Problems) -> None
     """Notes what the parser could not read, in words that say what to do."""
     message = fault.problem or "this is not YAML"
     if "'\\t'" in message:
-        for number, line in enumerate(text.splitlines(), 1):
-            indent = line[: len(line) - len(line.lstrip())]
+        for number, written in enumerate(text.splitlines(), 1):
+            indent = written[: len(written) - len(written.lstrip())]
             if "\t" in indent:
                 problems.note(number, indent.index("\t") + 1, "a tab cannot indent YAML; use spaces")
     mark = fault.problem_mark or fault.context_mark

@@ -18,8 +18,10 @@ DURATION_UNITS_MS: Final = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 _QUANTITY: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([A-Za-z]+)")
-_HOURS: Final = re.compile(r"([01]?[0-9]|2[0-4]):([0-5][0-9]) ?- ?([01]?[0-9]|2[0-4]):([0-5][0-9])")
-_OFFSET: Final = re.compile(r"([+-])([01][0-9]):([0-5][0-9])")
+HOURS: Final = r"([01]?[0-9]|2[0-4]):([0-5][0-9]) ?- ?([01]?[0-9]|2[0-4]):([0-5][0-9])"
+OFFSET: Final = r"([+-])([01][0-9]):([0-5][0-9])"
+"""What hours, and an offset from UTC, look like."""
+
 _REGULAR: Final = re.compile(r"\.\*|\.\+|^\^|\$$|\\[a-zA-Z.]|\(\?|\[[^\]]*\][*+]?|%[a-zA-Z.]")
 
 _UNITS: Final[dict[Kind, dict[str, float]]] = {
@@ -64,7 +66,7 @@ def expected(kind: Kind) -> str:
 
 def hours(text: str) -> tuple[int, int]:
     """Returns a span such as "22:00-06:00" as minutes of the day; one that ends before it begins passes midnight."""
-    match = _HOURS.fullmatch(text.strip())
+    match = re.fullmatch(HOURS, text.strip())
     begin, end = (int(match[1]) * 60 + int(match[2]), int(match[3]) * 60 + int(match[4])) if match else (0, 0)
     if begin == end or begin >= 24 * 60 or end > 24 * 60:
         raise ValueError('expected hours such as "09:00-17:30" or "22:00-06:00"')
@@ -82,7 +84,7 @@ def days(text: str) -> tuple[str, ...]:
 
 def utc_offset(text: str) -> int:
     """Returns an offset such as "+02:00" in minutes east of UTC."""
-    match = _OFFSET.fullmatch(text.strip())
+    match = re.fullmatch(OFFSET, text.strip())
     minutes = int(match[2]) * 60 + int(match[3]) if match else 24 * 60
     if match is None or minutes > 14 * 60:
         raise ValueError('expected an offset from UTC such as "+02:00" or "-05:00", in quotes')

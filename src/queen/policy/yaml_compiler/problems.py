@@ -76,8 +76,18 @@ def nearest(word: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(word.lower().replace("-", "_"), flat, n=1, cutoff=0.6)
     if close:
         return flat[close[0]]
-    ends = [name for name in known if name.rpartition(".")[2] == word]
-    return ends[0] if ends else ""
+    return ""
+
+
+def nearest_path(path: str, paths: Iterable[str]) -> str:
+    """Returns the dotted path most like a misspelt one: a field of the same object, else of this name elsewhere."""
+    known = list(paths)
+    owner, _, name = path.rpartition(".")
+    same = {each.rpartition(".")[2]: each for each in known if owner and each.rpartition(".")[0] == owner}
+    if near := nearest(name, same):
+        return same[near]
+    elsewhere = next((each for each in known if each.rpartition(".")[2] == name), "")
+    return elsewhere or ("" if same else nearest(path, known))
 
 
 def unknown(what: str, word: str, names: Iterable[str]) -> str:
@@ -91,6 +101,8 @@ def unknown(what: str, word: str, names: Iterable[str]) -> str:
 def listed(names: Iterable[str]) -> str:
     """Returns names as people list them: a, b or c."""
     *most, last = list(names)
+    if len(most) > 12:
+        return f"{', '.join(most[:12])}, ..."
     return f"{', '.join(most)} or {last}" if most else last
 
 
