@@ -87,7 +87,7 @@ def _rule() -> Schema:
 
 def _condition() -> Schema:
     several = {"type": "array", "minItems": 1, "items": _ref("condition")}
-    combined = {"all": several, "any": several, "not": {"allOf": [_ref("condition")]}}
+    combined: dict[str, Schema] = {"all": several, "any": several, "not": {"allOf": [_ref("condition")]}}
     day = {"type": "string", "pattern": f"^{_DAY}( ?- ?{_DAY})?$"}
     clock: dict[str, Schema] = {
         "hours": {"type": "string", "pattern": f"^{literals.HOURS}$"},
