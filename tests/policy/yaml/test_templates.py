@@ -7,9 +7,7 @@ import pytest
 from queen.policy import cases, yaml_compiler
 
 POLICIES = Path(__file__).parents[3] / "policies"
-TEMPLATES = sorted(
-    file for file in (POLICIES / "templates").glob("*.yaml") if not file.name.endswith(".cases.yaml")
-)
+TEMPLATES = sorted(file for file in (POLICIES / "templates").glob("*.yaml") if not file.name.endswith(".cases.yaml"))
 
 
 @pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.stem)

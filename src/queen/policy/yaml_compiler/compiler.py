@@ -63,6 +63,9 @@ class Cache:
         self._size = size
         self._kept: OrderedDict[str, Compiled] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
     def compile(self, text: str, file_name: str) -> Compiled:
         """Returns what `compile` returns, from memory where it was asked before."""
         key = hashlib.sha256(f"{file_name}\0{text}".encode(errors="surrogatepass")).hexdigest()
@@ -191,6 +194,7 @@ class _Compiler:
             return None
         fields = self._known(node, "field of a rule", RULE_FIELDS, ("name", "condition", "action"))
         name = self._matching(fields, "name", r"[\s\S]{1,200}", "a name of at most 200 characters", "")
+        priority = self._priority(fields.get("priority"))
         condition = self._conditions.compile(fields["condition"]) if "condition" in fields else lua.TRUE
         each = bool(condition.about & _EACH)
         action = self._actions.compile(fields["action"], name, fits=each) if "action" in fields else None
@@ -202,7 +206,7 @@ class _Compiler:
                 f"{action.name} chooses a pool, so its condition can ask about pool.*, not worker.*; "
                 'ask about all workers by an expression: "workers.any(...)"',
             )
-        return _Rule(name, node.line, self._priority(fields.get("priority")), node, condition, action)
+        return _Rule(name, node.line, priority, node, condition, action)
 
     def _priority(self, node: Node | None) -> int:
         value = node.value if isinstance(node, Scalar) else None
@@ -251,7 +255,7 @@ _LOCALS: Final = {
 
 def _block(rule: _Rule) -> list[str]:
     """Returns a rule's statements, its name and line above them."""
-    terms = rule.condition.terms or (rule.condition,)
+    terms = rule.condition.conjuncts
     each = lua.both([term for term in terms if term.about & _EACH])
     whole = lua.both([term for term in terms if not term.about & _EACH])
     body = list(rule.action.lines)
@@ -261,27 +265,16 @@ def _block(rule: _Rule) -> list[str]:
             body = [f"if {'pools' if of_pools else 'workers'}:any(fits) then", *lua.indented(body), "end"]
         body = [*_fits(each, of_pools=of_pools), *body]
     priority = f", priority {rule.priority}" if rule.priority else ""
-    opening = ["do"] if whole == lua.TRUE else _broken("if ", whole, " then")
-    lines = [line for statement in body for line in statement.split("\n")]
-    return [f"-- {lua.comment(rule.name)} (line {rule.line}{priority})", *opening, *lua.indented(lines), "end"]
+    opening = ["do"] if whole == lua.TRUE else lua.broken("if ", whole, " then")
+    return [f"-- {lua.comment(rule.name)} (line {rule.line}{priority})", *opening, *lua.indented(body), "end"]
 
 
 def _fits(each: lua.Expression, *, of_pools: bool) -> list[str]:
     """Returns the function that says which workers, or pools, a rule is about."""
     if of_pools:
-        return ["local function fits(pool)", *lua.indented(_broken("return ", each, "")), "end"]
+        return ["local function fits(pool)", *lua.indented(lua.broken("return ", each, "")), "end"]
     if "pool" not in each.about:
-        return ["local function fits(worker)", *lua.indented(_broken("return ", each, "")), "end"]
+        return ["local function fits(worker)", *lua.indented(lua.broken("return ", each, "")), "end"]
     there = lua.both([lua.Expression("pool"), each])
-    body = ["local pool = get_pool(worker.pool_id)", *_broken("return ", there, "")]
+    body = ["local pool = get_pool(worker.pool_id)", *lua.broken("return ", there, "")]
     return ["local function fits(worker)", *lua.indented(body), "end"]
-
-
-def _broken(before: str, condition: lua.Expression, after: str) -> list[str]:
-    """Returns a condition as a line, as one line a term where it is too long."""
-    line = f"{before}{condition.text}{after}"
-    if len(line) <= lua.WIDTH or len(condition.terms) < 2:
-        return [line]
-    first, *rest = (term.inside(lua.AND) for term in condition.terms)
-    lines = [f"{before}{first}", *lua.indented([f"and {term}" for term in rest])]
-    return [*lines, after.strip()] if after else lines

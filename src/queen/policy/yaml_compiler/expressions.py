@@ -212,8 +212,7 @@ class _Checker:
             raise self._wrong(given.at, f"{tree.name}(...) takes {wanted}, got a {value.kind}")
         if wanted is not Asks.CONDITION and tree.name != "map" and isinstance(given, syntax.Name):
             return lua.text(given.name)
-        function = f"function({parameter}) return {value.lua.text} end"
-        return lua.Expression(function, lua.ATOM, (), value.lua.about)
+        return lua.function(parameter, value.lua)
 
     def _called(self, owner: _Value, name: str, method: Method, arguments: list[lua.Expression]) -> _Value:
         if name in {"contains", "starts_with"}:

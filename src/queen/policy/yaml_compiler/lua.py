@@ -30,14 +30,19 @@ _KEYWORDS: Final = frozenset(
 class Expression:
     """A Lua expression: its text and how tightly its outermost operator binds.
 
-    A conjunction keeps its `terms`, so that it can be broken into lines and taken apart. `about` names the objects it
-    reads: job, worker, pool, ...
+    What "and" or "or" joins is kept as its `terms`, so that it can be broken into lines and taken apart. `about` names
+    the objects it reads: job, worker, pool, ...
     """
 
     text: str
     binds: int = ATOM
     terms: tuple[Expression, ...] = ()
     about: frozenset[str] = frozenset()
+
+    @property
+    def conjuncts(self) -> tuple[Expression, ...]:
+        """What must hold for it to hold: its terms, else itself."""
+        return self.terms if self.binds == AND else (self,)
 
     def inside(self, binds: int) -> str:
         """Returns its text for use under an operator, in parentheses where that binds more tightly."""
@@ -55,7 +60,7 @@ def about(expressions: Iterable[Expression]) -> frozenset[str]:
 
 def both(expressions: Iterable[Expression]) -> Expression:
     """Returns the conjunction; of none: true."""
-    terms = [term for each in expressions for term in (each.terms or (each,)) if term != TRUE]
+    terms = [term for each in expressions for term in each.conjuncts if term != TRUE]
     terms = list(dict.fromkeys(terms))
     if len(terms) < 2:
         return terms[0] if terms else TRUE
@@ -66,7 +71,7 @@ def either(expressions: Sequence[Expression]) -> Expression:
     """Returns the disjunction of at least one."""
     if len(expressions) == 1:
         return expressions[0]
-    return Expression(" or ".join(each.inside(AND) for each in expressions), OR, (), about(expressions))
+    return Expression(" or ".join(each.inside(AND) for each in expressions), OR, tuple(expressions), about(expressions))
 
 
 def negated(expression: Expression) -> Expression:
@@ -87,7 +92,9 @@ def called(function: str, *arguments: Expression) -> Expression:
 
 def method(owner: Expression, name: str, *arguments: Expression) -> Expression:
     """Returns a call of a method: owner:name(...)."""
-    text = f"{owner.inside(ATOM)}:{name}({', '.join(each.text for each in arguments)})"
+    before = owner.inside(ATOM)
+    space = "\n  " if len(before.rpartition("\n")[2]) > WIDTH // 2 else ""
+    text = f"{before}{space}:{name}({', '.join(each.text for each in arguments)})"
     return Expression(text, ATOM, (), about([owner, *arguments]))
 
 
@@ -115,6 +122,26 @@ def table(items: Iterable[Expression]) -> Expression:
     return Expression("{ " + ", ".join(item.text for item in items) + " }")
 
 
+def function(parameter: str, result: Expression) -> Expression:
+    """Returns a function of one parameter; too long for a line, over several."""
+    text = f"function({parameter}) return {result.text} end"
+    if len(text) > WIDTH - 40:
+        body = indented(line for each in broken("return ", result, "") for line in each.split("\n"))
+        text = "\n".join([f"function({parameter})", *body, "end"])
+    return Expression(text, ATOM, (), result.about)
+
+
+def broken(before: str, condition: Expression, after: str) -> list[str]:
+    """Returns a condition as one line, as one line a term where it is too long."""
+    line = f"{before}{condition.text}{after}"
+    if len(line) <= WIDTH - 20 or len(condition.terms) < 2:
+        return [line]
+    first, *rest = (term.inside(AND) for term in condition.terms)
+    word = "and" if condition.binds == AND else "or"
+    lines = [f"{before}{first}", *indented([f"{word} {term}" for term in rest])]
+    return [*lines, after.strip()] if after else lines
+
+
 def chain(owner: str, *calls: str) -> str:
     """Returns calls of methods one after another; too long for a line, each on one of its own."""
     whole = ":".join([owner, *calls])
@@ -128,4 +155,4 @@ def comment(text: str) -> str:
 
 def indented(lines: Iterable[str], levels: int = 1) -> list[str]:
     """Returns lines moved to the right, two spaces a level."""
-    return [("  " * levels + line) if line else line for line in lines]
+    return ["\n".join(("  " * levels + part) if part else part for part in line.split("\n")) for line in lines]
