@@ -150,7 +150,7 @@ def chain(owner: str, *calls: str) -> str:
 
 def comment(text: str) -> str:
     """Returns a text that is safe within a one-line comment."""
-    return "".join(character if character.isprintable() else " " for character in text)
+    return "".join(character if character.isprintable() else " " for character in text).rstrip()
 
 
 def indented(lines: Iterable[str], levels: int = 1) -> list[str]:
