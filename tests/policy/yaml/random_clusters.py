@@ -80,7 +80,9 @@ tenants = row({}, {"weight": st.floats(0.5, 4), "concurrent_jobs": st.integers(0
 
 
 def numbered(prefix, rows, least, most):
-    return st.lists(rows, min_size=least, max_size=most).map(lambda found: {f"{prefix}{n}": each for n, each in enumerate(found, 1)})
+    return st.lists(rows, min_size=least, max_size=most).map(
+        lambda found: {f"{prefix}{n}": each for n, each in enumerate(found, 1)}
+    )
 
 
 clusters = st.builds(

@@ -7,7 +7,9 @@ from queen.policy.yaml_compiler.conditions import OPERATORS
 from queen.policy.yaml_compiler.fields import LEFT_SIDES, NUMERIC, SHORTCUTS, Kind
 from queen.policy.yaml_compiler.literals import DAYS, DURATION_UNITS_MS, SIZE_UNITS_MB
 
-texts = st.sampled_from(["70b", "hf:a/llama-70b", "eu", 'a "b"', "back\\slash", "tab\t", "line\nbreak", "ünï", "on", "1"])
+texts = st.sampled_from(
+    ["70b", "hf:a/llama-70b", "eu", 'a "b"', "back\\slash", "tab\t", "line\nbreak", "ünï", "on", "1"]
+)
 patterns = st.sampled_from(["*", "hf:*", "*70b*", "hf:a/llama-70b", "a*b*c", "**"])
 UNITS = {
     Kind.SIZE_MB: SIZE_UNITS_MB,

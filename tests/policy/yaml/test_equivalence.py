@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from policy.yaml.random_clusters import clusters
 
+from policy.yaml.random_clusters import clusters
 from queen.policy import yaml_compiler
 from queen.policy.language import Program
 
@@ -16,7 +16,10 @@ PAIRS = {
     "dispatch": (
         """
 rules:
-  - {name: small, condition: {job.seed: {exists: true}}, action: {dispatch: {worker_selection: least-loaded}}, priority: 1}
+  - name: small
+    condition: {job.seed: {exists: true}}
+    action: {dispatch: {worker_selection: least-loaded}}
+    priority: 1
   - {name: late, condition: {job.deadline: {lt: 30s}, model_contains: 70b}, action: {reject: {reason: too late}}}
   - {name: first, condition: {priority: interactive}, action: {dispatch: {worker_selection: first}}, priority: 2}
   - {name: rest, condition: always, action: {wait: {duration_ms: 2s}}}
@@ -91,7 +94,9 @@ rules:
   - {name: run, condition: {model_matches: "hf:*-*b"}, action: {dispatch: {worker_selection: cheapest}}}
   - {name: start, condition: {pool.ram_free_mb: {gt: 4GB}}, action: start_worker}
   - {name: old, condition: {worker.idle_ms: {gt: 5min}, worker.model: {ne: "file:/m/phi.gguf"}}, action: evict}
-  - {name: usual, condition: {tenant.weight: {ge: 1}, model.vram_required_mb: {le: 32GB}}, action: {use: platform-scheduler}}
+  - name: usual
+    condition: {tenant.weight: {ge: 1}, model.vram_required_mb: {le: 32GB}}
+    action: {use: platform-scheduler}
 """,
         """
 function schedule_job(job, pools, workers)

@@ -7,9 +7,9 @@ import jsonschema
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from policy.yaml.random_clusters import clusters
 from policy.yaml.random_policies import documents
-
 from queen.policy import yaml_compiler
 from queen.policy.language import Program
 from queen.policy.yaml_compiler.schema import schema
@@ -40,7 +40,9 @@ def test_a_valid_document_compiles_loads_and_decides(document, cluster, flow):
 
 
 @relaxed
-@given(document=documents, place=st.integers(0, 10_000), put=st.text(string.printable, max_size=5), cut=st.integers(0, 5))
+@given(
+    document=documents, place=st.integers(0, 10_000), put=st.text(string.printable, max_size=5), cut=st.integers(0, 5)
+)
 def test_a_broken_document_is_refused_with_places_that_exist(document, place, put, cut):
     text = yaml.safe_dump(document, allow_unicode=True, sort_keys=False)
     at = place % len(text)
@@ -49,7 +51,7 @@ def test_a_broken_document_is_refused_with_places_that_exist(document, place, pu
     lines = broken.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     for problem in compiled.problems:
         assert 1 <= problem.line <= len(lines) + 1
-        assert 1 <= problem.column <= len((lines + [""])[problem.line - 1]) + 2
+        assert 1 <= problem.column <= len([*lines, ""][problem.line - 1]) + 2
     if compiled.lua:
         assert Program().load(compiled.lua, "any.yaml") is None
 
@@ -63,7 +65,7 @@ def test_any_text_gets_an_answer(text):
 
 
 @relaxed
-@given(text=st.text('workers.filt()><=!"\'andornt 18GBgpuj[],', max_size=60))
+@given(text=st.text("workers.filt()><=!\"'andornt 18GBgpuj[],", max_size=60))
 def test_any_expression_gets_an_answer(text):
     rule = {"name": "a", "condition": text, "action": "wait"}
     compiled = yaml_compiler.compile(yaml.safe_dump({"rules": [rule]}), "any.yaml")

@@ -79,5 +79,9 @@ def test_everything_in_it_is_described():
         assert all(form.get("description") for form in definitions[name]["properties"].values())
     condition = definitions["condition"]["anyOf"][2]
     action = definitions["action"]["anyOf"][1]
-    for form in [*condition["properties"].values(), *condition["patternProperties"].values(), *action["properties"].values()]:
+    for form in [
+        *condition["properties"].values(),
+        *condition["patternProperties"].values(),
+        *action["properties"].values(),
+    ]:
         assert form.get("description")
