@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.resources import files
 from typing import Final
 
@@ -25,6 +26,7 @@ LOAD_ORDER: Final = (
 )
 
 
+@cache
 def sources() -> list[tuple[str, str]]:
     """Returns (name, source) of each file, in load order."""
     folder = files(__name__)
