@@ -40,6 +40,7 @@ def about(entries):
             },
         ),
         ("Actions", "`worker_selection`", {name: told for name, (told, _) in actions.SELECTIONS.items()}),
+        ("Actions", "`model_match`", actions.MODEL_MATCHES),
         ("Expressions", "method", about(methods.METHODS)),
     ],
 )

@@ -67,3 +67,11 @@ def test_what_was_compiled_is_kept_within_bounds():
     cache.compile(text, "c.yaml")
     assert cache.compile(text, "a.yaml") is first
     assert len(cache) == 2
+
+
+def test_yaml_is_told_from_lua():
+    assert yaml_compiler.is_yaml("", "a/b.YML")
+    assert not yaml_compiler.is_yaml("rules: []", "b.lua")
+    for file in GOLDEN:
+        assert yaml_compiler.is_yaml(file.read_text())
+        assert not yaml_compiler.is_yaml(file.with_suffix(".lua").read_text())

@@ -56,6 +56,14 @@ def compile(text: str, file_name: str) -> Compiled:  # noqa: A001 - the word for
     return _Compiler(text, file_name).compile()
 
 
+def is_yaml(text: str, file_name: str = "") -> bool:
+    """Returns whether a policy is YAML, not Lua: by its file's suffix, else by a line that begins with its rules."""
+    suffix = PurePath(file_name).suffix.lower()
+    if suffix in {".yaml", ".yml", ".lua"}:
+        return suffix != ".lua"
+    return re.search(r"^[\"']?(scheduler|rules)[\"']? *:", text, re.MULTILINE) is not None
+
+
 class Cache:
     """Compiled texts by the SHA-256 of file name and text; the `size` used last are kept."""
 

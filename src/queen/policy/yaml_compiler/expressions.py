@@ -10,7 +10,7 @@ from queen.policy.yaml_compiler import literals, lua, syntax
 from queen.policy.yaml_compiler.document import Scalar, spot
 from queen.policy.yaml_compiler.fields import ELEMENT, NUMERIC, OBJECTS, ROOTS, Kind
 from queen.policy.yaml_compiler.methods import METHODS, Asks, Gives, Method
-from queen.policy.yaml_compiler.problems import Problems, listed, unknown
+from queen.policy.yaml_compiler.problems import Problems, unknown
 
 LISTS: Final = {"workers": Kind.WORKERS, "pools": Kind.POOLS, "hives": Kind.POOLS}
 """Lists an expression can begin with."""
@@ -291,8 +291,3 @@ class _Checker:
 
 def _root(root: str) -> lua.Expression:
     return lua.Expression("context.metrics" if root == "metrics" else root, lua.ATOM, (), frozenset({root}))
-
-
-def names() -> str:
-    """Returns what an expression can begin with, for documents."""
-    return listed([*LISTS, *ROOTS])
