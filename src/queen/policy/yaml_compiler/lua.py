@@ -153,6 +153,6 @@ def comment(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text).rstrip()
 
 
-def indented(lines: Iterable[str], levels: int = 1) -> list[str]:
-    """Returns lines moved to the right, two spaces a level."""
-    return ["\n".join(("  " * levels + part) if part else part for part in line.split("\n")) for line in lines]
+def indented(lines: Iterable[str]) -> list[str]:
+    """Returns lines moved to the right by two spaces."""
+    return ["\n".join(f"  {part}" if part else part for part in line.split("\n")) for line in lines]
