@@ -75,8 +75,8 @@ class WorkerStarter(Protocol):
         ...
 
 
-class Store(Protocol):
-    """What survives the queen. Writes return when they are accepted; `flush` returns when they are on disk."""
+class Journal(Protocol):
+    """Where changes are written. Writes return when they are accepted."""
 
     def save_job(self, job: Job) -> None:
         """Writes a job's newest state."""
@@ -93,6 +93,10 @@ class Store(Protocol):
     def save_decision(self, decision: Decision) -> None:
         """Writes a decision."""
         ...
+
+
+class Store(Journal, Protocol):
+    """What survives the queen. `flush` returns when what was accepted before is on disk."""
 
     def save_hive(self, hive: Hive) -> None:
         """Writes a hive as registered."""

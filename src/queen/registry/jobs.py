@@ -14,7 +14,7 @@ from opentelemetry.context import Context
 from queen.core import lifecycle
 from queen.core.lifecycle import JobEvent
 from queen.core.model import Attempt, Decision, Failure, Job, JobState, Priority, StageLimits
-from queen.core.ports import Store
+from queen.core.ports import Journal
 from queen.registry.feed import JobFeed
 from wire.errors import RbeeError
 
@@ -44,7 +44,7 @@ class LiveJob:
 class JobTable:
     """All jobs not at rest, and the newest ones at rest. `on_queued` is called when the queue has grown."""
 
-    def __init__(self, store: Store, on_queued: Callable[[], None]) -> None:
+    def __init__(self, store: Journal, on_queued: Callable[[], None]) -> None:
         self._store = store
         self._on_queued = on_queued
         self._alive: dict[str, LiveJob] = {}

@@ -12,7 +12,7 @@ from opentelemetry import trace
 
 from queen.core import applier
 from queen.core.model import Action, Decision, Job, Proposal
-from queen.core.ports import Dispatcher, JobScheduler, Store, WorkerStarter
+from queen.core.ports import Dispatcher, JobScheduler, Journal, WorkerStarter
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
 from wire import telemetry
@@ -36,7 +36,7 @@ class SchedulingCycle:
         dispatcher: Dispatcher,
         starter: WorkerStarter,
         reject: Callable[[LiveJob, Proposal], None],
-        store: Store,
+        store: Journal,
         clock: Clock,
         new_id: Callable[[str], str],
         woken: asyncio.Event,
@@ -57,9 +57,10 @@ class SchedulingCycle:
         while True:
             await self._woken.wait()
             self._woken.clear()
-            await self._cycle()
+            await self.turn()
 
-    async def _cycle(self) -> None:
+    async def turn(self) -> None:
+        """Runs one cycle: every waiting job within the window is decided about once."""
         now = self._clock.now()
         queue = [live.job for live in islice(self._jobs.queued(now), WINDOW)]
         if not queue:
@@ -73,6 +74,10 @@ class SchedulingCycle:
     def _apply(self, proposal: Proposal, now: float, duration_s: float) -> None:
         live = self._jobs.get(proposal.job_id)
         refusal = applier.refusal(proposal, live.job if live else None, self._cluster)
+        if live is not None and _is_known(live, proposal, refusal):
+            if not refusal:
+                self._effect(live, proposal, now)
+            return
         decision = Decision(
             id=self._new_id("dec"),
             proposal=proposal,
@@ -90,13 +95,6 @@ class SchedulingCycle:
             self._effect(live, proposal, now)
 
     def _record(self, live: LiveJob, decision: Decision) -> None:
-        before = live.decision
-        if before is not None and (before.proposal.action, before.proposal.reason, before.refusal) == (
-            decision.proposal.action,
-            decision.proposal.reason,
-            decision.refusal,
-        ):
-            return  # still waiting for the same reason
         live.decision = decision
         self._store.save_decision(decision)
         _trace(live, decision)
@@ -115,6 +113,16 @@ class SchedulingCycle:
             self._starter.tell_waiting(live.job.id)
         elif proposal.action is Action.REJECT:
             self._reject(live, proposal)
+
+
+def _is_known(live: LiveJob, proposal: Proposal, refusal: str) -> bool:
+    """Whether a job's newest decision said the same: it still waits for the same reason, say."""
+    before = live.decision
+    return before is not None and (before.proposal.action, before.proposal.reason, before.refusal) == (
+        proposal.action,
+        proposal.reason,
+        refusal,
+    )
 
 
 def _trace(live: LiveJob, decision: Decision) -> None:

@@ -42,9 +42,15 @@ class _Round:
         self._new_id = new_id
         self._given: Counter[str] = Counter()
         self._starting: dict[str, str] = {}  # model -> hive
+        self._full: dict[tuple[str, str], Proposal] = {}  # model -> why jobs with it wait: nothing is given back
 
     def run(self, queue: Sequence[Job]) -> list[Proposal]:
-        return [self._decide(job) for job in queue]
+        return [self._waiting_too(job) or self._decide(job) for job in queue]
+
+    def _waiting_too(self, job: Job) -> Proposal | None:
+        """Returns what an earlier job got that waits for the same model; None when none does."""
+        before = self._full.get((job.model_ref, job.model))
+        return before and Proposal(job.id, before.action, before.reason, candidates=before.candidates)
 
     def _decide(self, job: Job) -> Proposal:
         workers = self._cluster.find_workers_with_model(job.model_ref)
@@ -57,7 +63,9 @@ class _Round:
         if alive:
             loading = all(worker.state is WorkerState.LOADING for worker in alive)
             reason = f"{alive[0].id} still loads {job.model}" if loading else f"all slots with {job.model} are taken"
-            return Proposal(job.id, Action.WAIT, reason, candidates=candidates)
+            wait = Proposal(job.id, Action.WAIT, reason, candidates=candidates)
+            self._full[job.model_ref, job.model] = wait
+            return wait
         if (hive_id := self._starting.get(job.model_ref)) is not None:
             return Proposal(job.id, Action.WAIT, f"a worker with {job.model} is being started on {hive_id}")
         return self._place(job, candidates)
