@@ -10,8 +10,10 @@ from queen.core.ports import ClusterView
 def refusal(proposal: Proposal, job: Job | None, cluster: ClusterView) -> str:
     """Returns why a proposal must not take effect; "" when nothing speaks against it.
 
-    `job` is the newest state of the job it is about, None when there is no such job.
+    `job` is the newest state of the job it is about, None when there is no such job. An eviction needs none.
     """
+    if proposal.action is Action.EVICT and not proposal.job_id:
+        return _evict_refusal(proposal, cluster)
     if job is None:
         return f"there is no job {proposal.job_id}"
     if job.state is not JobState.QUEUED:

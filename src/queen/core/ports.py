@@ -51,7 +51,7 @@ class JobScheduler(Protocol):
     version: str
 
     async def decide(self, queue: Sequence[Job], cluster: ClusterView, now: float) -> list[Proposal]:
-        """Returns at most one proposal per job; a job without one waits. `queue` is in queue order."""
+        """Returns at most one proposal per job and any evictions; a job without one waits. `queue` is in queue order."""
         ...
 
 
@@ -64,10 +64,14 @@ class Dispatcher(Protocol):
 
 
 class WorkerStarter(Protocol):
-    """Starts workers; concurrent wishes for one model share one start."""
+    """Starts workers, and stops those that are evicted; concurrent wishes for one model share one start."""
 
     def start_for(self, proposal: Proposal) -> None:
         """Starts the worker a proposal asks for, on behalf of its job; returns at once."""
+        ...
+
+    def evict(self, proposal: Proposal) -> None:
+        """Stops a worker that runs nothing, to make room; returns at once."""
         ...
 
     def tell_waiting(self, job_id: str) -> None:

@@ -125,11 +125,21 @@ class WorkerStarts:
         if known is None:
             return
         log.error("worker %s is drained and ended: it does not answer", worker.id)
-        if known.state is not WorkerState.FAILED:
+        self._drain(known)
+
+    def evict(self, proposal: Proposal) -> None:
+        """Stops a worker that runs nothing, to make room; returns at once."""
+        worker = self._cluster.get_worker(proposal.worker_id)
+        assert worker is not None, "the applier has seen it"
+        log.info("worker %s is evicted: %s", worker.id, proposal.reason)
+        self._drain(worker)
+
+    def _drain(self, worker: Worker) -> None:
+        if worker.state is not WorkerState.FAILED:
             self._cluster.heard_worker(worker.hive_id, worker.id, self._clock.now(), {"state": WorkerState.DRAINING})
         self._group.create_task(
             supervised(
-                self._end(known),
+                self._end(worker),
                 f"the end of worker {worker.id}",
                 lambda error: log.error("worker %s could not be ended: %s", worker.id, error),
             ),

@@ -91,6 +91,8 @@ class SchedulingCycle:
             self._record(live, decision)
         if refusal:
             log.info("refused: %s %s: %s", proposal.action, proposal.worker_id or proposal.hive_id, refusal)
+        elif proposal.action is Action.EVICT:
+            self._starter.evict(proposal)
         elif live is not None:
             self._effect(live, proposal, now)
 

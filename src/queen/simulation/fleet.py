@@ -9,18 +9,16 @@ only its new tokens to process.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from queen.core import feasibility
 from queen.core.model import Device, Hive, Job, Proposal, Usage, Worker, WorkerSpec, WorkerState
-from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
 from queen.simulation.calendar import Calendar
-from queen.simulation.cluster_file import CPU, ClusterPlan, DevicePlan, Machine, Speed, WorkerPlan
+from queen.simulation.cluster_file import CPU, DevicePlan, Machine, Speed, WorkerPlan
 from queen.simulation.pace import Pace
 from queen.simulation.records import DeviceRecord, Level, WorkerRecord
-from queen.simulation.workload import Request
+from queen.simulation.stage import Stage
 
 
 @dataclass(slots=True)
@@ -46,24 +44,17 @@ class _Seat:
 
 
 class Fleet:
-    """All machines of a plan. `requests` says how long the answer of each job is."""
+    """All machines of a plan. The stage's requests say how long the answer of each job is."""
 
-    def __init__(
-        self,
-        plan: ClusterPlan,
-        *,
-        calendar: Calendar,
-        cluster: Cluster,
-        jobs: JobTable,
-        requests: Mapping[str, Request],
-    ) -> None:
+    def __init__(self, stage: Stage, *, calendar: Calendar, jobs: JobTable) -> None:
+        self._stage = stage
         self._calendar = calendar
-        self._cluster = cluster
+        self._cluster = stage.cluster
         self._jobs = jobs
-        self._requests = requests
-        self._machines = {machine.name: machine for machine in plan.machines}
-        self._models = plan.models
-        self._names = {model.file.model_ref: name for name, model in plan.models.items()}
+        self._requests = stage.requests
+        self._machines = {machine.name: machine for machine in stage.plan.machines}
+        self._models = stage.plan.models
+        self._names = {model.file.model_ref: name for name, model in stage.plan.models.items()}
         self._devices: dict[tuple[str, str], _Device] = {}
         self._seats: dict[str, _Seat] = {}
         self.workers: list[WorkerRecord] = []
@@ -74,8 +65,8 @@ class Fleet:
         """What happened on each device."""
         return [device.record for device in self._devices.values()]
 
-    def open(self, new_id: Callable[[str], str]) -> None:
-        """Brings all machines online with the workers they begin with; `new_id` names these."""
+    def open(self) -> None:
+        """Brings all machines online with the workers they begin with."""
         for machine in self._machines.values():
             for plan in machine.devices:
                 record = DeviceRecord(machine.name, plan.id, plan.kind, plan.id != CPU)
@@ -84,7 +75,7 @@ class Fleet:
             self._cluster.register_hive(Hive(machine.name, labels=dict(machine.labels)))
             self._report(machine, models=files, address=f"{machine.name}:7835")
             for worker in machine.workers:
-                seat = self._seat(machine, self._spec(machine, worker, new_id(machine.name)), started=False)
+                seat = self._seat(machine, self._spec(machine, worker, self._stage.new_id(machine.name)), started=False)
                 self._ready(seat.spec.worker_id)
 
     # The dispatcher and the starter of workers.
@@ -92,6 +83,7 @@ class Fleet:
     def dispatch(self, job_id: str, worker: Worker) -> None:
         """Starts running a job whose slot is reserved."""
         seat, request, now = self._seats[worker.id], self._requests[job_id], self._calendar.now()
+        self._stage.changes.workers[worker.id] = None
         seat.record.jobs.add(1, now)
         seat.device.record.jobs.add(1, now)
         cached = min(request.prompt_tokens, seat.sessions.pop(request.session_id, 0))
@@ -114,9 +106,11 @@ class Fleet:
     def tell_waiting(self, job_id: str) -> None:
         """Nobody listens to a simulated job."""
 
-    def evict(self, worker_id: str, reason: str) -> None:
+    def evict(self, proposal: Proposal) -> None:
         """Ends a worker that runs nothing; its memory is free at once."""
+        worker_id, reason = proposal.worker_id, proposal.reason
         seat, now = self._seats.pop(worker_id), self._calendar.now()
+        self._stage.changes.workers[worker_id] = None
         seat.record.end, seat.record.end_reason = now, reason
         seat.device.record.workers.add(-1, now)
         self.residents[seat.machine.name].add(-1, now)
@@ -128,8 +122,10 @@ class Fleet:
     def drop(self, job: Job) -> None:
         """Stops what a worker does for a job that has ended otherwise, and frees its slot."""
         seat, now = self._seats[job.attempt.worker_id], self._calendar.now()
+        began = now if job.first_token_time is None else job.first_token_time
+        most = int((now - began) * seat.speed.decode_tokens_per_s)
         seat.device.pace.remove(job.id, now)
-        self._free_slot(seat, job.id, now)
+        self._free_slot(seat, job, min(most, self._stage.requests[job.id].generated_tokens), now)
         self._schedule(seat.device)
 
     # What happens on the machines.
@@ -143,6 +139,7 @@ class Fleet:
     def _seat(self, machine: Machine, spec: WorkerSpec, *, started: bool) -> _Seat:
         device, now = self._devices[machine.name, spec.device_ids[0]], self._calendar.now()
         name = self._names[spec.model_ref]
+        self._stage.changes.workers[spec.worker_id] = None
         record = WorkerRecord(spec.worker_id, device.record, name, spec.slots, now, started)
         self.workers.append(record)
         device.record.workers.add(1, now)
@@ -156,6 +153,7 @@ class Fleet:
         if seat is None:
             return  # ended while it loaded
         now = self._calendar.now()
+        self._stage.changes.workers[worker_id] = None
         seat.record.ready = now
         seat.device.used_mb += seat.spec.memory_mb
         gpu_memory = {"vram_mb": seat.spec.memory_mb, "total_vram_mb": seat.device.plan.memory_mb}
@@ -222,12 +220,18 @@ class Fleet:
         seat.record.completed += 1
         seat.record.prompt_tokens += request.prompt_tokens
         seat.record.generated_tokens += request.generated_tokens
-        self._free_slot(seat, job.id, now)
+        self._free_slot(seat, job, request.generated_tokens, now)
 
-    def _free_slot(self, seat: _Seat, job_id: str, now: float) -> None:
+    def _free_slot(self, seat: _Seat, job: Job, generated: int, now: float) -> None:
+        stage = self._stage
+        stage.running[job.tenant_id] -= 1
+        stage.shares.generated(job.tenant_id, generated)
+        stage.shares.left(job.tenant_id)
+        stage.changes.tenants[job.tenant_id] = None
+        stage.changes.workers[seat.spec.worker_id] = None
         seat.record.jobs.add(-1, now)
         seat.device.record.jobs.add(-1, now)
-        self._cluster.release(seat.record.worker_id, job_id, now)
+        self._cluster.release(seat.spec.worker_id, job.id, now)
 
     def _running(self, job_id: str) -> LiveJob | None:
         live = self._jobs.get(job_id)
@@ -235,6 +239,7 @@ class Fleet:
 
     def _report(self, machine: Machine, **facts: object) -> None:
         """Tells the registry how much memory the machine's devices have free."""
+        self._stage.changes.machines[machine.name] = None
         devices = tuple(
             Device(
                 id=plan.id,
@@ -246,4 +251,6 @@ class Fleet:
             )
             for plan in machine.devices
         )
-        self._cluster.heard(machine.name, self._calendar.now(), {**facts, "devices": devices})
+        ram_free_mb = next((device.memory_free_mb for device in devices if device.id == CPU), None)
+        changes = {**facts, "devices": devices, "ram_free_mb": ram_free_mb}
+        self._cluster.heard(machine.name, self._calendar.now(), changes)

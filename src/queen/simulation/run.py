@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from queen.core.faults import NoWorkersAvailable
 from queen.core.model import Decision, Failure, Job, JobState, Priority, Proposal, Worker
-from queen.core.ports import ClusterView, JobScheduler
+from queen.core.ports import ClusterView
+from queen.core.shares import ServiceCounters
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
 from queen.scheduler.cycle import SchedulingCycle
@@ -18,6 +19,7 @@ from queen.simulation.calendar import Calendar
 from queen.simulation.cluster_file import ClusterPlan
 from queen.simulation.fleet import Fleet
 from queen.simulation.records import JobOutcome, Level, Run
+from queen.simulation.stage import SchedulerMaker, Stage
 from queen.simulation.workload import Request
 from wire import errors, status
 
@@ -26,9 +28,6 @@ JOB_TIMEOUT_S: Final = 300.0
 
 FRUITLESS_WAKES: Final = 10_000
 """Wakes that a policy asked for and used for nothing, one after the other, before a run is over."""
-
-SchedulerMaker = Callable[[Callable[[str], str]], JobScheduler]
-"""Makes a scheduler, given what names the workers it starts; `SimpleScheduler` is one."""
 
 
 def simulate(
@@ -46,9 +45,9 @@ def simulate(
     It ends when all jobs have, when nothing can happen any more, or `horizon_s` after the first arrival. `progress`
     is told requests done and in all, a hundred times or so; what it raises ends the run between two events.
     """
-    simulation = _Simulation(plan, requests, scheduler, timeout_s)
+    simulation = _Simulation(plan, requests, scheduler, weights or {}, timeout_s)
     simulation.run(horizon_s, progress or _untold)
-    return simulation.result(weights or {})
+    return simulation.result()
 
 
 @dataclass(slots=True)
@@ -82,17 +81,18 @@ class _Simulation:
     """A queen without wires. It stands between her cycle and the scheduler, and between her cycle and the machines."""
 
     def __init__(
-        self, plan: ClusterPlan, requests: Sequence[Request], scheduler: SchedulerMaker, timeout_s: float
+        self,
+        plan: ClusterPlan,
+        requests: Sequence[Request],
+        scheduler: SchedulerMaker,
+        weights: Mapping[str, float],
+        timeout_s: float,
     ) -> None:
-        self._plan = plan
         self._arrivals = requests
         self._timeout_s = timeout_s
         self._calendar = Calendar(requests[0].arrival if requests else 0.0)
         self._begin = self._calendar.now()
         self._ids: Counter[str] = Counter()
-        self._scheduler = scheduler(self._new_id)
-        self.name, self.version = self._scheduler.name, self._scheduler.version
-        self._requests: dict[str, Request] = {}
         self._ledger = _Ledger()
         self._queue = Level()
         self._waiting: Counter[str] = Counter()  # by tenant
@@ -100,9 +100,12 @@ class _Simulation:
         self._cycles = self._fruitless = 0
         self._wake_at: float | None = None
         woken = self._woken = asyncio.Event()
-        cluster = self._cluster = Cluster(woken.set)
+        cluster = Cluster(woken.set)
         jobs = self._jobs = JobTable(self._ledger, woken.set)
-        self._fleet = Fleet(plan, calendar=self._calendar, cluster=cluster, jobs=jobs, requests=self._requests)
+        stage = self._stage = Stage(plan, cluster, weights, ServiceCounters(weights), self._new_id)
+        self._fleet = Fleet(stage, calendar=self._calendar, jobs=jobs)
+        self._scheduler = scheduler(stage)
+        self.name, self.version = self._scheduler.name, self._scheduler.version
         self._cycle = SchedulingCycle(
             scheduler=self,
             jobs=jobs,
@@ -118,7 +121,7 @@ class _Simulation:
 
     def run(self, horizon_s: float | None, progress: Callable[[int, int], None]) -> None:
         """Lets everything happen."""
-        self._fleet.open(self._new_id)
+        self._fleet.open()
         total, told = len(self._arrivals), 0
         progress(0, total)
         if total:
@@ -150,8 +153,14 @@ class _Simulation:
 
     def dispatch(self, job_id: str, worker: Worker) -> None:
         """Gives a job whose slot is reserved to its worker."""
-        live = self._live(job_id)
+        live, stage = self._live(job_id), self._stage
+        tenant_id, session_id = live.job.tenant_id, live.job.session_id
         self._left_queue(live.job)
+        stage.running[tenant_id] += 1
+        stage.shares.read(tenant_id, stage.requests[job_id].prompt_tokens)
+        stage.changes.tenants[tenant_id] = None
+        if session_id:
+            stage.last_worker[session_id] = worker.id
         if live.job.detached:
             self._calendar.at(self._calendar.now() + self._timeout_s, self._time_out, live)
         self._fleet.dispatch(job_id, worker)
@@ -164,13 +173,13 @@ class _Simulation:
     def _arrive(self, index: int) -> None:
         request = self._arrivals[index]
         job_id = self._new_id("job")
-        self._requests[job_id] = request
+        self._stage.requests[job_id] = request
         batch = request.priority is Priority.BATCH
         job = Job(
             id=job_id,
             order=index + 1,
             model=request.model,
-            model_ref=self._plan.models[request.model].file.model_ref,
+            model_ref=self._stage.plan.models[request.model].file.model_ref,
             submit_time=request.arrival,
             type=request.type,
             priority=request.priority or Priority.INTERACTIVE,
@@ -181,6 +190,8 @@ class _Simulation:
         )
         live = LiveJob(job, b"")
         self._waiting[job.tenant_id] += 1
+        self._stage.shares.joined(job.tenant_id)
+        self._stage.changes.tenants[job.tenant_id] = None
         self._queue.add(1, request.arrival)
         self._jobs.add(live)
         if not batch:
@@ -200,6 +211,7 @@ class _Simulation:
         self._jobs.failed(live, failure, error, now)
         if before.state is JobState.QUEUED:
             self._left_queue(before)
+            self._stage.shares.left(before.tenant_id)
         else:
             self._fleet.drop(before)
 
@@ -228,11 +240,11 @@ class _Simulation:
         self._ids[prefix] += 1
         return f"{prefix}-{self._ids[prefix]:0{6 if prefix in ('job', 'dec') else 3}}"
 
-    def result(self, weights: Mapping[str, float]) -> Run:
+    def result(self) -> Run:
         """Returns what happened."""
         kinds = {worker.worker_id: worker.device.kind for worker in self._fleet.workers}
         return Run(
-            plan=self._plan,
+            plan=self._stage.plan,
             policy=self.name,
             policy_version=self.version,
             begin=self._begin,
@@ -242,7 +254,7 @@ class _Simulation:
             devices=tuple(self._fleet.devices),
             queue=self._queue,
             machines=self._fleet.residents,
-            weights=weights,
+            weights=self._stage.weights,
             cycles=self._cycles,
             refused=dict(self._ledger.refused),
         )
@@ -251,7 +263,7 @@ class _Simulation:
         attempt = job.attempts[-1] if job.attempts else None
         return JobOutcome(
             id=job.id,
-            request=self._requests[job.id],
+            request=self._stage.requests[job.id],
             state=job.state,
             hive_id=attempt.hive_id if attempt else "",
             worker_id=attempt.worker_id if attempt else "",
