@@ -45,7 +45,8 @@ local function on_error(problem)
   if text == "not enough memory" then text = "policy exceeded its memory" end
   if not text:find("^[^\n]-:%d+: ") then
     local at = frames[1] and frames[1]:match("^.-:%d+: ")
-    text = (at or ("%s:%d: in the function that begins here: "):format(called.source:sub(2), called.linedefined)) .. text
+    local info = getinfo(called, "S")
+    text = (at or ("%s:%d: in the function that begins here: "):format(info.source:sub(2), info.linedefined)) .. text
   end
   return { text = with_source(text), traceback = rbee.clean(table.concat(frames, "\n")) }
 end
@@ -60,8 +61,8 @@ local function watch()
   error(("policy exceeded %d ms"):format(limit_ms), 0)
 end
 
-local function call(fn, limit, ...)
-  began, limit_ms, called = clock(), limit, getinfo(fn, "S")
+local function call(fn, now, limit, ...)
+  began, limit_ms, called = now, limit, fn
   sethook(watch, "", HOOK_EVERY)
   local ok, first, second = xpcall(fn, on_error, ...)
   sethook()
@@ -81,7 +82,7 @@ local function compile(source, name)
   local chunk, problem = load(source, "=" .. name, "t", program.env)
   if chunk == nil then return nil, with_source(problem) end
   rbee.noted = {}
-  local ok, failure = call(chunk, LOAD_DEADLINE_MS)
+  local ok, failure = call(chunk, clock(), LOAD_DEADLINE_MS)
   if not ok then return nil, failure.text or failure.bad end
   local defined = 0
   for _, entry in pairs(ENTRY_POINTS) do
@@ -181,11 +182,13 @@ local function finish(decisions, failure, program)
   return report
 end
 
--- Checks what a policy returned and appends it to `out`; returns what is wrong with it, if anything.
-local function take(result, job, out)
+-- Checks what a policy returned and appends it to `out`; returns what is wrong with it, if anything. Unless it is the
+-- last of the cycle, its effect is promised, so that the next decision sees it.
+local function take(result, job, out, last)
   local before = #out
   local ok, problem = pcall(rbee.check_decision, result, job, out)
   if not ok then return type(problem) == "table" and problem or { text = tostring(problem) } end
+  if last then return nil, false end
   local queue, moved = rbee.queue_array, false
   for i = before + 1, #out do
     local d = out[i]
@@ -206,25 +209,24 @@ local function take(result, job, out)
   return nil, moved
 end
 
-local function over(deadline_ms, since) return (clock() - since) * 1000 >= deadline_ms end
-
 -- Asks about one job after another.
 local function each_job(program, deadline_ms)
   local fn, out, since = rawget(program.env, "schedule_job"), {}, clock()
-  local jobs = table.move(rbee.queue_array, 1, #rbee.queue_array, 1, {})
+  local jobs, now = table.move(rbee.queue_array, 1, #rbee.queue_array, 1, {}), since
   for i = 1, #jobs do
-    if over(deadline_ms, since) then
+    if i > 1 then now = clock() end
+    if (now - since) * 1000 >= deadline_ms then
       rbee.report.undecided = #jobs - i + 1
       break
     end
     local job = jobs[i]
     rbee.job_at_hand = job
-    local ok, result = call(fn, deadline_ms, job, rbee.all_pools, rbee.all_workers)
+    local ok, result = call(fn, now, deadline_ms, job, rbee.all_pools, rbee.all_workers)
     if not ok then return out, result end
     if result == nil then
       out[#out + 1] = { action = "wait", job_id = job.id }
     else
-      local failure = take(result, job, out)
+      local failure = take(result, job, out, i == #jobs)
       if failure then
         failure.bad = failure.bad and ("schedule_job returned a bad decision for job %s: %s"):format(job.id, failure.bad)
         return out, failure
@@ -237,21 +239,23 @@ end
 -- Asks about the whole queue, again as long as a single decision takes a job out of it.
 local function whole_queue(program, deadline_ms)
   local fn, out, since = rawget(program.env, "schedule"), {}, clock()
-  while rbee.queue_array[1] do
-    if over(deadline_ms, since) then
-      rbee.report.undecided = #rbee.queue_array
+  local queue, now = rbee.queue_array, since
+  while queue[1] do
+    if (now - since) * 1000 >= deadline_ms then
+      rbee.report.undecided = #queue
       break
     end
-    rbee.job_at_hand = nil
-    local ok, result = call(fn, deadline_ms, rbee.context)
+    local ok, result = call(fn, now, deadline_ms, rbee.context)
     if not ok then return out, result end
     if result == nil then break end
-    local failure, moved = take(result, nil, out)
+    local whole = type(result) == "table" and rawget(result, "action") == "batch"
+    local failure, moved = take(result, nil, out, whole or queue[2] == nil)
     if failure then
       failure.bad = failure.bad and "schedule returned a bad decision: " .. failure.bad
       return out, failure
     end
-    if not moved or rawget(result, "action") == "batch" then break end
+    if not moved then break end
+    now = clock()
   end
   return out
 end
@@ -286,11 +290,11 @@ function rbee_call(name, args, now_ms, seed, deadline_ms)
   rbee.job_at_hand = job
   local ok, first, second
   if name == "should_retry" then
-    ok, first, second = call(fn, deadline_ms, job, args.attempt, rbee.freeze(args.error, "error"))
+    ok, first, second = call(fn, clock(), deadline_ms, job, args.attempt, rbee.freeze(args.error, "error"))
   elseif name == "should_admit" then
-    ok, first, second = call(fn, deadline_ms, job, rbee.context)
+    ok, first, second = call(fn, clock(), deadline_ms, job, rbee.context)
   else
-    ok, first, second = call(fn, deadline_ms, rbee.context)
+    ok, first, second = call(fn, clock(), deadline_ms, rbee.context)
   end
   if not ok then return finish({}, first, program) end
   local out, failure = {}, nil

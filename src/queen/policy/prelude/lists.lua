@@ -20,12 +20,13 @@ local function list_pairs(list)
   end
 end
 
--- Returns a read-only list over an array that the state owns; it shows later changes of the array.
-function rbee.shared_list(array)
+-- Returns a read-only list over an array that the state owns; it shows later changes of the array. `by_id` finds its
+-- members where there is such a table.
+function rbee.shared_list(array, by_id)
   setmetatable(array, array_meta)
   return setmetatable({}, {
     __index = array, __newindex = refuse, __len = len, __pairs = list_pairs, __metatable = false, __name = "list",
-    array = array,
+    array = array, by_id = by_id,
   })
 end
 
@@ -76,13 +77,18 @@ function methods.idle(list)
   return setmetatable(out, own_meta)
 end
 
--- Workers with a free slot; healthy pools.
+-- Workers that serve and have a free slot; healthy pools.
 function methods.available(list)
-  return methods.filter(list, function(item)
-    local slots = rbee.kind_of(item) ~= "pool" and item.slots_available
-    if slots then return item.status == "ready" and slots > 0 end
-    return item.status == "healthy"
-  end)
+  local source, out, n = items(list), {}, 0
+  for i = 1, #source do
+    local item = source[i]
+    local status = item.status
+    if (status == "ready" and (item.slots_available or 0) > 0) or status == "healthy" then
+      n = n + 1
+      out[n] = item
+    end
+  end
+  return setmetatable(out, own_meta)
 end
 
 local online = { ready = true, busy = true, healthy = true, degraded = true }
@@ -165,7 +171,8 @@ function methods.count(list) return #items(list) end
 function methods.is_empty(list) return items(list)[1] == nil end
 
 function methods.get(list, id)
-  local source = items(list)
+  local source, meta = items(list), metatable_of(list)
+  if meta and meta.by_id then return id ~= nil and meta.by_id[id] or nil end
   for i = 1, #source do
     if source[i].id == id then return source[i] end
   end

@@ -1,6 +1,6 @@
 -- How helpers are declared: each says what it takes, and is checked against it when it is called. An argument that is nil
 -- is data not there yet: the helper returns nil and says so once in the log.
-local error, type, select = error, type, select
+local error, type = error, type
 local kind_of = rbee.kind_of
 
 rbee.api = {} -- what policies see as globals
@@ -28,33 +28,37 @@ local function parse(signature)
   return out
 end
 
-local function kind_or_type(value) return kind_of(value) or type(value) end
-
 local function wrong(name, place, parameter, value)
   local got = kind_of(value) and rbee.shown(value) or type(value) .. " " .. rbee.shown(value)
   if value == nil then got = "nothing" end
-  error(("%s: argument %d must be a %s, got %s"):format(name, place, parameter.text:gsub("|", " or a "), got), 3)
+  error(("%s: argument %d must be a %s, got %s"):format(name, place, parameter.text:gsub("|", " or a "), got), 4)
 end
 
--- Declares a helper. Kinds are Lua types, kinds of views, or `any`; `?` marks what may be left out.
+-- Returns true when an argument is data that is not there yet; raises when it is wrong.
+local function is_missing(name, place, parameter, value)
+  local kinds = parameter.kinds
+  if value == nil then
+    if parameter.optional then return false end
+    if kinds["function"] then wrong(name, place, parameter, value) end
+    rbee.note_absent(name, ("its argument %d (a %s)"):format(place, parameter.text))
+    return true
+  end
+  local is = type(value)
+  if not (kinds[is] or kinds.any or (is == "table" and kinds[kind_of(value)])) then wrong(name, place, parameter, value) end
+  return false
+end
+
+-- Declares a helper. Kinds are Lua types, kinds of views, or `any`; `?` marks what may be left out. At most four.
 function rbee.helper(group, name, signature, fn)
   local parameters = parse(signature)
-  local count = #parameters
+  local first, second, third, fourth = parameters[1], parameters[2], parameters[3], parameters[4]
   rbee.helpers[name] = { group = group, signature = signature }
-  rbee.api[name] = function(...)
-    for i = 1, count do
-      local parameter, value = parameters[i], (select(i, ...))
-      local kinds = parameter.kinds
-      if value == nil then
-        if not parameter.optional then
-          if kinds["function"] then wrong(name, i, parameter, value) end
-          return rbee.note_absent(name, "its argument " .. i .. " (a " .. parameter.text .. ")")
-        end
-      elseif not (kinds.any or kinds[kind_or_type(value)] or kinds[type(value)]) then
-        wrong(name, i, parameter, value)
-      end
-    end
-    return fn(...)
+  rbee.api[name] = function(a, b, c, d)
+    if first and is_missing(name, 1, first, a) then return nil end
+    if second and is_missing(name, 2, second, b) then return nil end
+    if third and is_missing(name, 3, third, c) then return nil end
+    if fourth and is_missing(name, 4, fourth, d) then return nil end
+    return fn(a, b, c, d)
   end
 end
 

@@ -66,8 +66,7 @@ for rows in next, kind_of_rows do
   arrays[rows], views[rows] = {}, {}
 end
 rbee.views = views
-rbee.all_workers, rbee.all_pools = shared_list(arrays.workers), shared_list(arrays.pools)
-rbee.all_tenants, rbee.all_models = shared_list(arrays.tenants), shared_list(arrays.models)
+for rows, array in next, arrays do rbee["all_" .. rows] = shared_list(array, views[rows]) end
 
 for _, name in next, { "metrics", "config" } do
   state[name] = new_row(kinds[name])

@@ -5,14 +5,16 @@ local error, pairs, setmetatable, type = error, pairs, setmetatable, type
 local metatable_of, next, sort = debug.getmetatable, next, table.sort
 local rawget, tostring = rawget, tostring
 
+-- Most of the heap is state that stays; what a decision allocates is gone at its end.
+collectgarbage("generational")
+
 rbee = {}
 rbee.state = { jobs = {}, workers = {}, pools = {}, tenants = {}, models = {}, metrics = {}, config = {}, queue = {} }
 
 -- Frozen maps and arrays: the nested values of rows.
 
-local function refuse(view, key)
-  error(("%s is read-only: %s cannot be set"):format(metatable_of(view).__name, rbee.shown(key)), 2)
-end
+local function refuse_key(name, key) error(("%s is read-only: %s cannot be set"):format(name, rbee.shown(key)), 3) end
+local function refuse(view, key) refuse_key(metatable_of(view).__name, key) end
 
 -- The order of keys is the same in every process, which Lua's own `next` does not promise.
 local rank = { number = 1, string = 2, boolean = 3 }
@@ -88,7 +90,9 @@ function rbee.kind(name, kind)
   end
   kind.known, kind.second_name = known, second_name
   local computed = kind.computed
+  kind.refuse = function(_, key) refuse_key(name, key) end
   kind.row_meta = {
+    kind = kind,
     __index = function(row, key)
       local compute = computed[key]
       if compute then return compute(row) end
@@ -110,9 +114,8 @@ end
 function rbee.new_row(kind) return setmetatable({}, kind.row_meta) end
 
 function rbee.new_view(kind, row)
-  return setmetatable({}, {
-    __index = row, __newindex = refuse, __pairs = kind.pairs, __metatable = false, __name = kind.name, kind = kind,
-  })
+  -- Four entries and no more: the size of a metatable counts where there are thousands.
+  return setmetatable({}, { __index = row, __newindex = kind.refuse, __pairs = kind.pairs, __metatable = false })
 end
 
 -- Sets one field of a row under all its names.
@@ -137,8 +140,9 @@ end
 -- Returns the kind of a view ("worker", "job", ...), or nil for anything else.
 function rbee.kind_of(value)
   local meta = type(value) == "table" and metatable_of(value)
-  local kind = meta and meta.kind
-  return kind and kind.name
+  local row = meta and meta.__index
+  local row_meta = type(row) == "table" and metatable_of(row)
+  return row_meta and row_meta.kind and row_meta.kind.name or nil
 end
 
 function rbee.row_of(view) return metatable_of(view).__index end
