@@ -15,6 +15,16 @@ import platformdirs
 from wire.logs import LogFormat
 from wire.settings import Key, address, one_of, path, read_settings, switch
 
+
+def _count(text: str) -> int | None:
+    """Reads a number of things, empty for none told."""
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"a whole number from 0, not '{text}'")
+    return int(text)
+
+
 KEYS: Final = (
     Key("listen", "RBEE_QUEEN_LISTEN", address, "127.0.0.1:7833", "where to serve gRPC", "HOST:PORT"),
     Key("database", "RBEE_DATABASE", str, "", "URL of the database; empty: SQLite in the data directory", "URL"),
@@ -24,6 +34,10 @@ KEYS: Final = (
     Key("hive_name", "RBEE_HIVE_NAME", str, re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:63] or "hive",
         "name of the local hive", "NAME"),
     Key("scheduler", "RBEE_SCHEDULER", one_of("simple"), "simple", "who decides which worker serves a job", "NAME"),
+    Key("mode", "RBEE_MODE", one_of("home", "lab", "platform"), "home",
+        "who shares the machines: one household, a lab, or tenants of a platform", "NAME"),
+    Key("queue_capacity", "RBEE_QUEUE_CAPACITY", _count, "",
+        "jobs of one class that may wait, 0: any number; empty: 100 in platform mode, else any number", "N"),
     Key("no_migrate", "RBEE_NO_MIGRATE", switch, "0", "refuse to start on an older database", flag=True),
     Key("migrate_only", "RBEE_MIGRATE_ONLY", switch, "0", "bring the database up to date and end", flag=True),
     Key("log_format", "RBEE_LOG_FORMAT", one_of("text", "json"), "text", "text or json", "FORMAT"),
@@ -42,6 +56,8 @@ class Settings:
     hive_listen: str
     hive_name: str
     scheduler: str
+    mode: str
+    queue_capacity: int | None
     no_migrate: bool
     migrate_only: bool
     log_format: LogFormat

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from queen.config import Settings
+from queen.core import admission
 from queen.core.model import Failure, JobState, Worker
 from queen.dispatch.dispatcher import JobDispatcher
+from queen.dispatch.positions import Positions
 from queen.links.hives import HiveLinks
 from queen.links.workers import WorkerLinks
 from queen.provision.hives import LocalHives
@@ -69,7 +71,8 @@ async def run(settings: Settings, sources: Sources) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 queen = await _Queen.build(settings, sources, store, group)
-                tasks = [group.create_task(queen.cycle.run()), group.create_task(queen.watch_silence())]
+                runs = queen.cycle.run(), queen.positions.run(), queen.watch_silence()
+                tasks = [group.create_task(run) for run in runs]
                 try:
                     await queen.serve(settings.listen)
                     await stopping.wait()
@@ -137,15 +140,18 @@ class _Queen:
             new_id=new_id,
             woken=self._woken,
         )
+        self.positions = Positions(self.jobs, clock)
         self._models = Models(self.cluster, self._hive_links)
         self._intake = Intake(
             jobs=self.jobs,
             models=self._models,
+            cluster=self.cluster,
             dispatcher=self._dispatcher,
             store=store,
             clock=clock,
             new_id=new_id,
             last_order=last_order,
+            capacity=admission.capacity(settings.mode, settings.queue_capacity),
         )
         self._group = group
         self._settings = settings
@@ -192,7 +198,7 @@ class _Queen:
             name=self._settings.hive_name,
             group=self._group,
         )
-        serve("InferenceService", InferenceService(self._intake, self._dispatcher), {"Infer"})
+        serve("InferenceService", InferenceService(self._intake, self._dispatcher, self.jobs), {"Infer"})
         serve(
             "JobService",
             JobService(

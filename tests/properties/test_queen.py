@@ -10,7 +10,7 @@ from queen.core import applier, lifecycle
 from queen.core.lifecycle import JobEvent
 from queen.core.model import RESTING_STATES, Action, Failure, JobState, Priority, Proposal, WorkerState
 from queen.registry.feed import JobFeed
-from queen.registry.jobs import PROMOTE_AFTER_S, JobTable, LiveJob
+from queen.registry.jobs import JobTable, LiveJob
 from rbee.v1 import event_pb2, inference_service_pb2
 from wire import errors
 from worlds import World, job
@@ -121,17 +121,6 @@ def test_the_table_follows_the_lifecycle_and_keeps_its_queue_in_order(happenings
         assert (one.job.id in store.requests) == (one.job.state not in RESTING_STATES)
         assert one.feed.closed == one.job.resting
         assert [attempt.number for attempt in one.job.attempts] == list(range(1, len(one.job.attempts) + 1))
-
-
-@given(st.lists(st.tuples(st.sampled_from(list(Priority)), st.integers(0, 900)), max_size=20))
-def test_a_batch_job_that_waited_long_goes_with_the_interactive_ones(waits):
-    now = 1000.0
-    table = JobTable(NoStore(), lambda: None)
-    for order, (priority, waited) in enumerate(sorted(waits, key=lambda pair: -pair[1])):
-        table.add(LiveJob(job(f"job-{order}", order, priority=priority, submit_time=now - waited), b""))
-    queue = [one.job for one in table.queued(now)]
-    urgent = [one for one in queue if one.priority is Priority.INTERACTIVE or now - one.submit_time >= PROMOTE_AFTER_S]
-    assert queue[: len(urgent)] == sorted(urgent, key=lambda one: one.order)
 
 
 TEXTS = st.lists(st.text(string.ascii_letters, max_size=5), max_size=30)

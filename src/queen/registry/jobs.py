@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -13,13 +12,11 @@ from opentelemetry.context import Context
 
 from queen.core import lifecycle
 from queen.core.lifecycle import JobEvent
-from queen.core.model import Attempt, Decision, Failure, Job, JobState, Priority, StageLimits
+from queen.core.model import Attempt, Decision, Failure, Job, JobState, StageLimits
 from queen.core.ports import Journal
+from queen.core.queue import JobQueue
 from queen.registry.feed import JobFeed
 from wire.errors import RbeeError
-
-PROMOTE_AFTER_S: Final = 300.0
-"""A batch job that has waited this long goes with the interactive ones (architecture.md section 2)."""
 
 KEPT_AFTER_REST: Final = 256
 """Jobs at rest whose events are kept in RAM for callers that re-attach."""
@@ -39,10 +36,14 @@ class LiveJob:
     limits: StageLimits = field(default_factory=StageLimits)
     deadline: asyncio.TimerHandle | None = None
     queue_limit: asyncio.TimerHandle | None = None
+    position_told: int = 0
 
 
 class JobTable:
-    """All jobs not at rest, and the newest ones at rest. `on_queued` is called when the queue has grown."""
+    """All jobs not at rest, and the newest ones at rest. `on_queued` is called when the queue has grown.
+
+    `followed` are the waiting jobs whose events somebody reads; `moved` is set when their places may have changed.
+    """
 
     def __init__(self, store: Journal, on_queued: Callable[[], None]) -> None:
         self._store = store
@@ -50,7 +51,9 @@ class JobTable:
         self._alive: dict[str, LiveJob] = {}
         self._resting: OrderedDict[str, LiveJob] = OrderedDict()
         self._by_request: dict[str, str] = {}
-        self._queues: dict[Priority, list[tuple[int, str]]] = {Priority.INTERACTIVE: [], Priority.BATCH: []}
+        self.queue = JobQueue()
+        self.followed: dict[str, LiveJob] = {}
+        self.moved = asyncio.Event()
         self._settled = asyncio.Event()
         self._holding = False
 
@@ -68,7 +71,7 @@ class JobTable:
         self._alive[job.id] = live
         if job.request_id:
             self._by_request[job.request_id] = job.id
-        self._enqueue(job)
+        self._enqueue(live)
 
     def get(self, job_id: str) -> LiveJob | None:
         """Returns a job that is alive or came to rest a short while ago."""
@@ -84,29 +87,29 @@ class JobTable:
         return tuple(self._alive.values())
 
     def queued(self, now: float) -> Iterator[LiveJob]:
-        """Yields the waiting jobs in queue order: interactive and promoted batch jobs by age, then batch jobs by age.
-
-        Jobs that wait for a retry are left out until their time.
-        """
-        interactive, batch = self._queues[Priority.INTERACTIVE], self._queues[Priority.BATCH]
-        promoted = 0
-        while promoted < len(batch) and self._waited(batch[promoted][1], now) >= PROMOTE_AFTER_S:
-            promoted += 1
-        for _, job_id in (*sorted((*interactive, *batch[:promoted])), *batch[promoted:]):
+        """Yields the waiting jobs in queue order, lazily; those that wait for a retry are left out until their time."""
+        self.queue.promote(now)
+        for job_id in self.queue:
             live = self._alive[job_id]
             if live.not_before <= now and not (self._holding and live.job.detached):
                 yield live
 
-    def queue_depth(self) -> int:
-        """Returns how many jobs wait."""
-        return sum(len(queue) for queue in self._queues.values())
+    def waiting(self, now: float) -> Iterator[LiveJob]:
+        """Yields all waiting jobs in queue order, lazily: the n-th has position n."""
+        self.queue.promote(now)
+        return (self._alive[job_id] for job_id in self.queue)
 
     def position(self, job_id: str, now: float) -> int:
         """Returns a waiting job's place in the queue, 1 for the next; 0 when it does not wait."""
-        for place, live in enumerate(self.queued(now), start=1):
-            if live.job.id == job_id:
-                return place
-        return 0
+        self.queue.promote(now)
+        return self.queue.position(job_id)
+
+    def follow(self, live: LiveJob) -> None:
+        """Notes that somebody reads a job's events: while it waits he is told its place."""
+        if live.job.state is JobState.QUEUED:
+            self.followed[live.job.id] = live
+            if self.queue.position(live.job.id) != live.position_told:
+                self.moved.set()
 
     async def settled(self) -> None:
         """Returns when nothing runs and nobody waits; detached jobs stay in the queue from now on."""
@@ -158,23 +161,33 @@ class JobTable:
     def _move(self, live: LiveJob, event: JobEvent, **facts: Any) -> Job:
         before = live.job
         live.job = replace(before, state=lifecycle.next_job_state(before.state, event), **facts)
+        if event is JobEvent.DISPATCHED:
+            self.queue.take(before.id, live.job.attempt.dispatch_time)
         if before.state is JobState.QUEUED:
-            queue = self._queues[before.priority]
-            del queue[bisect_left(queue, (before.order, before.id))]
+            self.followed.pop(before.id, None)
+            self._line_moved()
         if live.job.state is JobState.QUEUED:
-            self._enqueue(live.job)
+            self._enqueue(live)
         self._store.save_job(live.job)
         if live.job.resting:
             self._rest(live)
         self._check_settled()
         return live.job
 
-    def _enqueue(self, job: Job) -> None:
-        insort(self._queues[job.priority], (job.order, job.id))
+    def _enqueue(self, live: LiveJob) -> None:
+        self.queue.join(live.job)
+        self._line_moved()
+        if live.feed.readers:
+            self.follow(live)
         self._on_queued()
+
+    def _line_moved(self) -> None:
+        if self.followed:
+            self.moved.set()
 
     def _rest(self, live: LiveJob) -> None:
         del self._alive[live.job.id]
+        self.queue.drop(live.job.id)
         live.spec = b""
         for timer in (live.deadline, live.queue_limit):
             if timer is not None:
@@ -184,9 +197,6 @@ class JobTable:
         if len(self._resting) > KEPT_AFTER_REST:
             _, oldest = self._resting.popitem(last=False)
             self._by_request.pop(oldest.job.request_id, None)
-
-    def _waited(self, job_id: str, now: float) -> float:
-        return now - self._alive[job_id].job.submit_time
 
 
 def _ended(attempts: tuple[Attempt, ...], now: float, failure: Failure | None = None) -> tuple[Attempt, ...]:

@@ -11,7 +11,7 @@ from opentelemetry import trace
 from queen.dispatch.dispatcher import JobDispatcher
 from queen.links import events
 from queen.registry.feed import JobFeed
-from queen.registry.jobs import LiveJob
+from queen.registry.jobs import JobTable, LiveJob
 from queen.services.intake import Intake
 from rbee.v1 import inference_service_pb2, inference_service_pb2_grpc
 from wire import errors, telemetry
@@ -22,14 +22,16 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class InferenceService(inference_service_pb2_grpc.InferenceServiceServicer):
     """Takes a job in and relays its events unread; a caller that goes away ends its job unless it is detached."""
 
-    def __init__(self, intake: Intake, dispatcher: JobDispatcher) -> None:
+    def __init__(self, intake: Intake, dispatcher: JobDispatcher, jobs: JobTable) -> None:
         self._intake = intake
+        self._jobs = jobs
         self._dispatcher = dispatcher
 
     async def Infer(self, request: inference_service_pb2.InferRequest, context: Context) -> None:
         """Runs one job and streams its events."""
         with telemetry.tracer().start_as_current_span(telemetry.SPAN_INFER, kind=trace.SpanKind.SERVER):
             live = await self._live(request, context.time_remaining())
+            self._jobs.follow(live)
             try:
                 await relay(live.feed, context, events.job_id_frame(live.job.id))
             except asyncio.CancelledError:

@@ -8,6 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
+from queen.core import admission
 from queen.core.model import Job, JobType, Priority, StageLimits
 from queen.core.ports import Store
 from queen.dispatch.dispatcher import JobDispatcher
@@ -73,26 +74,30 @@ class Models:
 
 
 class Intake:
-    """The queen's door. Closed while she stops."""
+    """The queen's door. Closed while she stops. `capacity`: jobs of one class that may wait, 0 for any number."""
 
     def __init__(
         self,
         *,
         jobs: JobTable,
         models: Models,
+        cluster: Cluster,
         dispatcher: JobDispatcher,
         store: Store,
         clock: Clock,
         new_id: Callable[[str], str],
         last_order: int,
+        capacity: int,
     ) -> None:
         self._jobs = jobs
         self._models = models
+        self._cluster = cluster
         self._dispatcher = dispatcher
         self._store = store
         self._clock = clock
         self._new_id = new_id
         self._order = last_order
+        self._capacity = capacity
         self._open = True
 
     def close(self) -> None:
@@ -120,28 +125,43 @@ class Intake:
             model_ref = await self._models.resolve(spec.model)
         if not self._open:
             raise errors.Unreachable("the queen is stopping", "QUEEN_STOPPING", retry_after_s=5.0)
-        self._order += 1
         job = _job(
             spec,
             job_id=self._new_id("job"),
-            order=self._order,
+            order=self._order + 1,
             model_ref=model_ref,
             request_id=request_id,
             now=self._clock.now(),
             detached=detached,
             deadline_s=deadline_s,
         )
+        limits = _stage_limits(spec.timeouts)
+        # No await from here on: whoever is let in has joined the queue before the next one asks.
+        self._admit(job, limits)
+        self._order = job.order
         trace.get_current_span().set_attribute("rbee.job.id", job.id)
-        live = LiveJob(
-            job, spec.SerializeToString(), context=otel_context.get_current(), limits=_stage_limits(spec.timeouts)
-        )
-        # The fast path's caller is told 1 when nobody waits; the position is exact when somebody does.
-        live.feed.append(events.queued(1, self._jobs.queue_depth() + 1))
+        live = LiveJob(job, spec.SerializeToString(), context=otel_context.get_current(), limits=limits)
         self._jobs.add(live)
+        live.position_told = self._jobs.position(job.id, job.submit_time)
+        live.feed.append(events.queued(1, live.position_told))
         if not detached:
             self._dispatcher.set_deadline(live)
         self._dispatcher.set_queue_limit(live)
         return live
+
+    def _admit(self, job: Job, limits: StageLimits) -> None:
+        # A detached job's total time counts from its first dispatch.
+        spans = [span for span in (limits.queue_s, None if job.detached else job.timeout_s) if span is not None]
+        refusal = admission.refusal(
+            job,
+            self._jobs.queue,
+            capacity=self._capacity,
+            patience_s=min(spans, default=None),
+            slot_is_free=lambda: self._cluster.find_best_worker_for_model(job.model_ref) is not None,
+            now=job.submit_time,
+        )
+        if refusal is not None:
+            raise refusal
 
 
 def restored(job: Job, spec: bytes) -> LiveJob:

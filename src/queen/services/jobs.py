@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -48,6 +49,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         """Streams a job's events after a sequence."""
         live = self._jobs.get(request.job_id)
         if live is not None:
+            self._jobs.follow(live)
             await relay(live.feed, context, b"", request.after_sequence)
             return
         job = await self._find(request.job_id)
@@ -85,13 +87,20 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         return answer
 
     def _list_queue(self, request: pb.JobServiceListRequest, size: int) -> pb.JobServiceListResponse:
-        waiting = [
-            (f"{place:09d}", convert.job(live.job, place, live.decision))
-            for place, live in enumerate(self._jobs.queued(self._clock.now()), start=1)
+        after = int(paging.key_of(request.page_token) or 0)
+        line = enumerate(self._jobs.waiting(self._clock.now()), start=1)
+        wanted = (
+            (place, live)
+            for place, live in islice(line, after, None)
             if request.tenant_id in ("", live.job.tenant_id) and request.model in ("", live.job.model)
-        ]
-        page, next_token = paging.cut(waiting, lambda pair: pair[0], size, request.page_token)
-        return pb.JobServiceListResponse(jobs=[message for _, message in page], next_page_token=next_token)
+        )
+        found = list(islice(wanted, size + 1))
+        answer = pb.JobServiceListResponse(
+            jobs=[convert.job(live.job, place, live.decision) for place, live in found[:size]]
+        )
+        if len(found) > size:
+            answer.next_page_token = paging.token(str(found[size - 1][0]))
+        return answer
 
     async def Cancel(self, request: pb.JobServiceCancelRequest, context: Context) -> pb.JobServiceCancelResponse:
         """Cancels a job; a job at rest stays as it is."""

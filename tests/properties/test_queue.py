@@ -1,0 +1,196 @@
+"""The order of the queue, whatever joins, leaves, comes back and grows old in it."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from queen.core.model import Priority
+from queen.core.queue import PROMOTE_AFTER_S, JobQueue
+from worlds import job
+
+PRIORITIES = st.sampled_from(list(Priority))
+SESSIONS = st.sampled_from(["", "a", "b", "c"])
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("join"), PRIORITIES, SESSIONS),
+        st.tuples(st.just("take"), st.integers(0, 5)),
+        st.tuples(st.just("drop"), st.integers(0, 30)),
+        st.tuples(st.just("return"), st.integers(0, 10)),
+        st.tuples(st.just("pass"), st.integers(1, 400)),
+    ),
+    max_size=60,
+)
+
+
+class Play:
+    """Does steps with a queue and remembers what must be in it."""
+
+    def __init__(self):
+        self.queue = JobQueue()
+        self.jobs = {}
+        self.waiting = set()
+        self.running = []
+        self.now = 0.0
+
+    def do(self, step):
+        getattr(self, f"do_{step[0]}")(*step[1:])
+        self.queue.promote(self.now)
+
+    def do_join(self, priority, session):
+        order = len(self.jobs) + 1
+        new = job(f"job-{order}", order, priority=priority, session_id=session, submit_time=self.now)
+        self.jobs[new.id] = new
+        expected = self.queue.position_of_new(new)
+        self.queue.join(new)
+        assert self.queue.position(new.id) == expected
+        self.waiting.add(new.id)
+
+    def do_take(self, index):
+        line = list(self.queue)
+        if index < len(line):
+            self.queue.take(line[index], self.now)
+            self.waiting.discard(line[index])
+            self.running.append(line[index])
+
+    def do_drop(self, index):
+        alive = sorted(self.waiting) + self.running
+        if index < len(alive):
+            self.queue.drop(alive[index])
+            self.waiting.discard(alive[index])
+            self.running = [one for one in self.running if one != alive[index]]
+
+    def do_return(self, index):
+        if index < len(self.running):
+            back = self.running.pop(index)
+            self.queue.join(self.jobs[back])
+            self.waiting.add(back)
+
+    def do_pass(self, seconds):
+        self.now += seconds
+
+    def urgent(self, job_id):
+        """Whether a job must be with the interactive ones by its class or its age."""
+        one = self.jobs[job_id]
+        return one.priority is Priority.INTERACTIVE or self.now - one.submit_time >= PROMOTE_AFTER_S
+
+
+@given(STEPS)
+@settings(max_examples=300, deadline=None)
+def test_the_queue_holds_who_waits_in_one_order_and_knows_every_place(steps):
+    play, again = Play(), Play()
+    for step in steps:
+        play.do(step)
+        again.do(step)
+        line = list(play.queue)
+        assert set(line) == play.waiting
+        assert len(line) == len(play.queue) == len(play.waiting)
+        assert [play.queue.position(job_id) for job_id in line] == list(range(1, len(line) + 1))
+        assert line == list(again.queue), "the same steps give the same order"
+        urgent = [play.urgent(job_id) for job_id in line]
+        assert urgent == sorted(urgent, reverse=True), "interactive and old batch jobs before the others"
+        for priority in Priority:
+            depth = sum(play.jobs[job_id].priority is priority for job_id in line)
+            assert play.queue.depth(priority) == depth
+        assert play.queue.waiting_for(job().model_ref) == len(line)
+    for gone in set(play.jobs) - play.waiting:
+        assert play.queue.position(gone) == 0
+
+
+@given(STEPS)
+def test_the_jobs_of_one_session_and_kind_stay_in_the_order_they_came(steps):
+    play = Play()
+    for step in steps:
+        if step[0] != "return":
+            play.do(step)
+    by_session = {}
+    for job_id in play.queue:
+        one = play.jobs[job_id]
+        by_session.setdefault((one.priority, one.session_id), []).append(one.order)
+    for orders in by_session.values():
+        assert orders == sorted(orders)
+
+
+@given(STEPS)
+def test_without_sessions_the_oldest_of_a_class_is_next(steps):
+    play = Play()
+    for step in steps:
+        if step[0] == "join":
+            play.do(("join", step[1], ""))
+        elif step[0] != "pass":
+            play.do(step)
+    line = [play.jobs[job_id] for job_id in play.queue]
+    assert line == sorted(line, key=lambda one: (one.priority is Priority.BATCH, one.order))
+
+
+def both_wait(play):
+    return {play.jobs[one].session_id for one in play.queue} == {"a", "b"}
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 6)), max_size=12), st.data())
+@settings(deadline=None)
+def test_two_sessions_with_work_are_served_alike(arrivals, data):
+    play = Play()
+    play.do(("join", Priority.INTERACTIVE, "a"))
+    play.do(("join", Priority.INTERACTIVE, "b"))
+    served = {"a": 0, "b": 0}
+    for session, count in [*arrivals, ("a", 20), ("b", 20)]:
+        for _ in range(count):
+            play.do(("join", Priority.INTERACTIVE, session))
+        for _ in range(data.draw(st.integers(0, 10))):
+            if not both_wait(play):
+                return
+            served[play.jobs[next(iter(play.queue))].session_id] += 1
+            play.do(("take", 0))
+            assert abs(served["a"] - served["b"]) <= 1
+
+
+@given(st.integers(0, 200), st.integers(1, 20))
+def test_a_newcomer_waits_for_one_turn_of_a_long_session_not_for_all_of_it(backlog, served):
+    play = Play()
+    for _ in range(backlog + served):
+        play.do(("join", Priority.INTERACTIVE, "long"))
+    for _ in range(served):
+        play.do(("take", 0))
+    play.do(("join", Priority.INTERACTIVE, "new"))
+    assert play.queue.position(f"job-{backlog + served + 1}") == 1
+
+
+@given(st.integers(2, 60), st.integers(1, 60))
+def test_old_batch_jobs_alternate_with_interactive_ones_and_neither_starves(old, interactive):
+    play = Play()
+    for _ in range(old):
+        play.do(("join", Priority.BATCH, ""))
+    play.do(("pass", int(PROMOTE_AFTER_S)))
+    for _ in range(interactive):
+        play.do(("join", Priority.INTERACTIVE, ""))
+    kinds = [play.jobs[job_id].priority for job_id in play.queue]
+    both = kinds[: 2 * min(old, interactive)]
+    assert both[::2] == [Priority.BATCH] * min(old, interactive)
+    assert both[1::2] == [Priority.INTERACTIVE] * min(old, interactive)
+
+
+def test_a_job_is_promoted_once_and_keeps_that_place_when_it_comes_back():
+    play = Play()
+    play.do(("join", Priority.BATCH, "s"))
+    play.do(("join", Priority.BATCH, "s"))
+    play.do(("pass", int(PROMOTE_AFTER_S)))
+    play.do(("take", 0))
+    play.do(("pass", 1000))
+    play.do(("join", Priority.INTERACTIVE, ""))
+    play.do(("return", 0))
+    assert list(play.queue) == ["job-1", "job-3", "job-2"], "the newcomer comes in the turn that is being served"
+
+
+@given(st.integers(1, 40))
+def test_a_batch_job_that_ran_when_its_time_came_is_promoted_when_it_comes_back(others):
+    play = Play()
+    play.do(("join", Priority.BATCH, ""))
+    play.do(("take", 0))
+    play.do(("pass", int(PROMOTE_AFTER_S)))
+    for _ in range(others):
+        play.do(("join", Priority.BATCH, ""))
+    play.do(("return", 0))
+    assert next(iter(play.queue)) == "job-1"
+    assert play.urgent("job-1")
+    play.do(("join", Priority.INTERACTIVE, ""))
+    assert play.queue.position("job-1") <= 2
