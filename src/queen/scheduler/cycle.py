@@ -40,6 +40,7 @@ class SchedulingCycle:
         clock: Clock,
         new_id: Callable[[str], str],
         woken: asyncio.Event,
+        window: int = WINDOW,
     ) -> None:
         self._scheduler = scheduler
         self._jobs = jobs
@@ -51,6 +52,7 @@ class SchedulingCycle:
         self._clock = clock
         self._new_id = new_id
         self._woken = woken
+        self._window = window
 
     async def run(self) -> None:
         """Runs cycles until cancelled."""
@@ -62,7 +64,7 @@ class SchedulingCycle:
     async def turn(self) -> None:
         """Runs one cycle: every waiting job within the window is decided about once."""
         now = self._clock.now()
-        queue = [live.job for live in islice(self._jobs.queued(now), WINDOW)]
+        queue = [live.job for live in islice(self._jobs.queued(now), self._window)]
         if not queue:
             return
         begun = self._clock.monotonic()

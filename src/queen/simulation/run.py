@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from queen.core import admission
 from queen.core.faults import NoWorkersAvailable
 from queen.core.model import Decision, Failure, Job, JobState, Priority, Proposal, Worker
 from queen.core.ports import ClusterView
 from queen.core.shares import ServiceCounters
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
-from queen.scheduler.cycle import SchedulingCycle
+from queen.scheduler.cycle import WINDOW, SchedulingCycle
 from queen.simulation.calendar import Calendar
 from queen.simulation.cluster_file import ClusterPlan
 from queen.simulation.fleet import Fleet
@@ -38,14 +39,18 @@ def simulate(
     weights: Mapping[str, float] | None = None,
     horizon_s: float | None = None,
     timeout_s: float = JOB_TIMEOUT_S,
+    queue_capacity: int = 0,
+    window: int = WINDOW,
     progress: Callable[[int, int], None] | None = None,
 ) -> Run:
     """Returns what happens when a scheduler serves requests, ordered by arrival, on a cluster.
 
+    `queue_capacity`: jobs of one class that may wait, 0 for any number; the queen's own admission refuses the others.
+    `window`: jobs looked at in one cycle; with a long queue, fewer make a quicker simulation.
     It ends when all jobs have, when nothing can happen any more, or `horizon_s` after the first arrival. `progress`
     is told requests done and in all, a hundred times or so; what it raises ends the run between two events.
     """
-    simulation = _Simulation(plan, requests, scheduler, weights or {}, timeout_s)
+    simulation = _Simulation(plan, requests, scheduler, weights or {}, timeout_s, queue_capacity, window)
     simulation.run(horizon_s, progress or _untold)
     return simulation.result()
 
@@ -87,9 +92,12 @@ class _Simulation:
         scheduler: SchedulerMaker,
         weights: Mapping[str, float],
         timeout_s: float,
+        queue_capacity: int,
+        window: int,
     ) -> None:
         self._arrivals = requests
         self._timeout_s = timeout_s
+        self._capacity = queue_capacity
         self._calendar = Calendar(requests[0].arrival if requests else 0.0)
         self._begin = self._calendar.now()
         self._ids: Counter[str] = Counter()
@@ -117,6 +125,7 @@ class _Simulation:
             clock=self._calendar,
             new_id=self._new_id,
             woken=woken,
+            window=window,
         )
 
     def run(self, horizon_s: float | None, progress: Callable[[int, int], None]) -> None:
@@ -188,6 +197,12 @@ class _Simulation:
             detached=batch,
             timeout_s=self._timeout_s,
         )
+        if index + 1 < len(self._arrivals):
+            self._calendar.at(self._arrivals[index + 1].arrival, self._arrive, index + 1)
+        if refusal := self._refusal(job):
+            failed = replace(job, state=JobState.FAILED, end_time=request.arrival, failure=_failure(refusal))
+            self._ledger.save_job(failed)
+            return
         live = LiveJob(job, b"")
         self._waiting[job.tenant_id] += 1
         self._stage.shares.joined(job.tenant_id)
@@ -196,8 +211,16 @@ class _Simulation:
         self._jobs.add(live)
         if not batch:
             self._calendar.at(request.arrival + self._timeout_s, self._time_out, live)
-        if index + 1 < len(self._arrivals):
-            self._calendar.at(self._arrivals[index + 1].arrival, self._arrive, index + 1)
+
+    def _refusal(self, job: Job) -> errors.RbeeError | None:
+        return admission.refusal(
+            job,
+            self._jobs.queue,
+            capacity=self._capacity,
+            patience_s=None if job.detached else job.timeout_s,
+            slot_is_free=lambda: self._stage.cluster.find_best_worker_for_model(job.model_ref) is not None,
+            now=job.submit_time,
+        )
 
     def _time_out(self, live: LiveJob) -> None:
         if not live.job.resting:
@@ -207,8 +230,7 @@ class _Simulation:
 
     def _fail(self, live: LiveJob, error: errors.RbeeError) -> None:
         before, now = live.job, self._calendar.now()
-        failure = Failure(error.reason, error.message, status.code_number(error), error.retriable)
-        self._jobs.failed(live, failure, error, now)
+        self._jobs.failed(live, _failure(error), error, now)
         if before.state is JobState.QUEUED:
             self._left_queue(before)
             self._stage.shares.left(before.tenant_id)
@@ -275,6 +297,10 @@ class _Simulation:
             contended=job.id in self._contended,
             decision=self._ledger.decisions.get(job.id),
         )
+
+
+def _failure(error: errors.RbeeError) -> Failure:
+    return Failure(error.reason, error.message, status.code_number(error), error.retriable)
 
 
 def _untold(done: int, total: int) -> None:

@@ -24,7 +24,7 @@ def lua(source: str, platform_source: str, *, name: str = "policy.lua", seed: in
     """
 
     def make(stage: Stage) -> JobScheduler:
-        program = Program()
+        program = Program(explains=False)
         faults = [program.load_platform(platform_source), program.load(source, name) if source else None]
         if bad := [FieldFault("source", fault.message) for fault in faults if fault is not None]:
             raise errors.invalid(bad, "policy")
