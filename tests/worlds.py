@@ -34,12 +34,17 @@ class World:
         self.wakes += 1
 
     def add_hive(
-        self, hive_id: str = "mill", *, free_mb: int = 4096, gpus: int = 0, models: tuple[ModelFile, ...] = ()
+        self,
+        hive_id: str = "mill",
+        *,
+        free_mb: int = 4096,
+        total_mb: int | None = None,
+        gpus: int = 0,
+        models: tuple[ModelFile, ...] = (),
     ):
-        devices = tuple(
-            Device(f"gpu{n}", "GPU", "cuda", memory_total_mb=free_mb, memory_free_mb=free_mb) for n in range(gpus)
-        )
-        cpu = Device("cpu", "CPU", "cpu", memory_total_mb=free_mb, memory_free_mb=free_mb)
+        memory = {"memory_total_mb": total_mb or free_mb, "memory_free_mb": free_mb}
+        devices = tuple(Device(f"gpu{n}", "GPU", "cuda", **memory) for n in range(gpus))
+        cpu = Device("cpu", "CPU", "cpu", **memory)
         self.cluster.register_hive(Hive(hive_id))
         self.cluster.heard(hive_id, 0.0, {"devices": (*devices, cpu), "models": models, "address": "h:1"})
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from queen.core import applier
-from queen.core.model import Action, WorkerState
+from queen.core import applier, feasibility
+from queen.core.model import Action, Device, WorkerState
 from queen.scheduler.simple import SimpleScheduler
 from worlds import World, job, model_file
 
@@ -84,23 +84,66 @@ async def test_a_loading_worker_is_waited_for():
     assert "still loads" in proposal.reason
 
 
-async def test_a_model_that_fits_nowhere_is_refused_with_every_machine_and_why():
+async def test_a_model_that_will_never_fit_is_refused_and_the_largest_device_named():
     world = World()
     world.add_hive("small", free_mb=100, models=(model_file(size_mb=5000),))
-    world.add_hive("empty", free_mb=9000)
+    world.add_hive("tiny", free_mb=50, models=(model_file(size_mb=5000),))
+    world.add_hive("apart", free_mb=60)
     (proposal,) = await decide(SimpleScheduler(str), world, job())
     assert proposal.action is Action.REJECT
-    assert "empty does not have small" in proposal.reason
-    assert "small needs 5" in proposal.reason
-    assert "has 100 MB free" in proposal.reason
+    assert proposal.retry_after_s is None
+    assert proposal.reason.endswith("it needs 5,104 MB, the largest device is small cpu with 100 MB")
+    assert {one.hive_id: one.reject_reason for one in proposal.candidates} == {
+        "small": "needs 5,104 MB, cpu has 100 MB free",
+        "tiny": "needs 5,104 MB, cpu has 50 MB free",
+        "apart": "does not have small",
+    }
+    world.add_hive("empty", free_mb=9000)
+    (proposal,) = await decide(SimpleScheduler(str), world, job())
+    assert proposal.reason.endswith("; empty could hold it but does not have its file")
+
+
+async def test_a_model_that_would_fit_waits_and_says_what_is_in_the_way():
+    world = World()
+    world.add_hive(free_mb=100, total_mb=5200, models=(model_file(size_mb=5000),))
+    (proposal,) = await decide(SimpleScheduler(str), world, job())
+    assert (proposal.action, proposal.spec) == (Action.WAIT, None)
+    assert proposal.reason.endswith("it needs 5,104 MB: mill cpu of 5,200 MB is held by other programs")
+    world.add_worker("w1", model_ref="file:/models/other.gguf")
+    (proposal,) = await decide(SimpleScheduler(str), world, job())
+    assert proposal.reason.endswith("is held by w1 (200 MB)")
+    wakes = world.wakes
+    roomy = Device("cpu", "CPU", "cpu", memory_total_mb=5200, memory_free_mb=5200)
+    world.cluster.heard("mill", 1.0, {"devices": (roomy,)})
+    assert world.wakes == wakes + 1, "room that has come is a reason to look again"
+    (proposal,) = await decide(SimpleScheduler(str), world, job())
+    assert proposal.action is Action.START_WORKER
 
 
 async def test_a_model_whose_hive_is_away_is_waited_for():
     world = World()
     world.add_hive("empty")
     (proposal,) = await decide(SimpleScheduler(str), world, job())
-    assert proposal.action is Action.WAIT
-    assert "empty does not have small" in proposal.reason
+    assert (proposal.action, proposal.reason) == (Action.WAIT, "no online hive has small")
+
+
+async def test_of_very_many_candidates_few_are_named_and_the_chosen_always_is():
+    world = World()
+    world.add_hive(models=(model_file(),))
+    for n in range(200):
+        world.add_worker(f"w{n:03d}", slots=2)
+    for n in range(150):
+        world.cluster.reserve(f"w{n:03d}", f"a{n}")
+        world.cluster.reserve(f"w{n:03d}", f"b{n}")
+    queue = [job(f"job-{n}", n) for n in range(102)]
+    proposals = await decide(SimpleScheduler(str), world, *queue)
+    assert [one.worker_id for one in proposals[:100]] == [f"w{n:03d}" for n in range(150, 200) for _ in range(2)]
+    for proposal in proposals:
+        named = [one for one in proposal.candidates if not one.alike]
+        assert len(named) <= feasibility.MOST_NAMED
+        assert (proposal.action is Action.WAIT) or any(one.worker_id == proposal.worker_id for one in named)
+    assert [one.alike for one in proposals[101].candidates if one.alike] == [200 - 31]
+    assert {one.reject_reason for one in proposals[101].candidates} == {"all 2 slots are taken"}
 
 
 async def test_a_machine_with_gpus_does_not_fall_back_to_its_processor():

@@ -269,8 +269,8 @@ def _decision_facts(decision: decision_pb2.Decision) -> Iterator[tuple[str, str]
 def _candidate_rows(decision: decision_pb2.Decision) -> list[list[str]]:
     return [
         [
-            candidate.worker_id or "a new worker",
-            candidate.hive_id,
+            f"{candidate.alike:,} more" if candidate.alike else candidate.worker_id or "a new worker",
+            candidate.hive_id or words.NOTHING,
             f"{candidate.score:g}" if candidate.HasField("score") else words.NOTHING,
             candidate.reject_reason or _verdict(decision, candidate),
         ]
@@ -279,5 +279,7 @@ def _candidate_rows(decision: decision_pb2.Decision) -> list[list[str]]:
 
 
 def _verdict(decision: decision_pb2.Decision, candidate: decision_pb2.Candidate) -> str:
+    if candidate.alike:
+        return "eligible"
     chosen = (candidate.worker_id or decision.worker_id, candidate.hive_id) == (decision.worker_id, decision.hive_id)
     return "chosen" if chosen else "eligible"

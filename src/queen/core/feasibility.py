@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from queen.core.model import Candidate, Device, Hive, HiveState, Job, ModelFile, Worker, WorkerSpec, WorkerState
@@ -14,6 +15,11 @@ DEFAULT_CONTEXT_LENGTH: Final = 8192
 OVERHEAD_MB: Final = 96
 """Memory of a worker beside weights and KV cache, MB: interpreter, llama.cpp and its compute buffers.
 Measured as the resident size of a worker with the bundled 4 MB model, rounded up."""
+
+MOST_NAMED: Final = 32
+"""Candidates a decision names; the rest is summed up by reason. Decisions are kept for every job, and naming 64 makes a
+placement a tenth dearer (bench/scheduling.py) and 5 kB on disk."""
+MOST_REASONS: Final = 16
 
 
 def context_of(model: ModelFile, wanted: int = 0) -> int:
@@ -37,9 +43,12 @@ def worker_reject_reason(job: Job, worker: Worker, slots_available: int) -> str:
         return f"is {worker.state}"
     if worker.unreachable:
         return "was lost and its hive has not reported since"
-    if slots_available <= 0:
-        return f"all {worker.slots_total} slots are taken"
-    return ""
+    return "" if slots_available > 0 else all_taken(worker)
+
+
+def all_taken(worker: Worker) -> str:
+    """Returns the reason why a worker with no free slot takes no job."""
+    return f"all {worker.slots_total} slots are taken"
 
 
 def find_device(hive: Hive, memory_mb: int, claimed_mb: dict[str, int]) -> tuple[Device | None, str]:
@@ -47,8 +56,7 @@ def find_device(hive: Hive, memory_mb: int, claimed_mb: dict[str, int]) -> tuple
 
     A machine with GPUs is never fallen back from to its processor.
     """
-    gpus = [device for device in hive.devices if device.id != "cpu"]
-    places = gpus or list(hive.devices)
+    places = _places(hive)
     if not places:
         return None, "reports no device"
     room: list[tuple[int, Device]] = []
@@ -62,6 +70,41 @@ def find_device(hive: Hive, memory_mb: int, claimed_mb: dict[str, int]) -> tuple
     return best, ""
 
 
+def _places(hive: Hive) -> list[Device]:
+    return [device for device in hive.devices if device.id != "cpu"] or list(hive.devices)
+
+
+def could_hold(hive: Hive, memory_mb: int) -> bool:
+    """Returns whether a device has so much memory in all, whatever is on it now; one that does not tell might."""
+    return any(device.memory_total_mb is None or device.memory_total_mb >= memory_mb for device in _places(hive))
+
+
+def never_fits(model: str, memory_mb: int, holders: Iterable[Hive], online: Iterable[Hive]) -> str:
+    """Returns the sentence that a model fits on no device of the hives that hold it, naming the largest.
+
+    One of the `online` ones that could hold it and only lacks the file is named too.
+    """
+    sizes = [(device.memory_total_mb or 0, hive.id, device.id) for hive in holders for device in _places(hive)]
+    said = f"{model} fits on no machine that has it: it needs {memory_mb:,} MB, "
+    said += "the largest device is {1} {2} with {0:,} MB".format(*max(sizes)) if sizes else "and they report no device"
+    other = next((hive.id for hive in online if could_hold(hive, memory_mb)), None)
+    return said if other is None else f"{said}; {other} could hold it but does not have its file"
+
+
+def in_the_way(hive: Hive, memory_mb: int, workers: Iterable[Worker]) -> str:
+    """Returns what keeps a worker from a hive that could hold it. Names no figure that moves from second to second."""
+    if reason := hive_reject_reason(hive):
+        return f"{hive.id}: {reason}"
+    holders: dict[str, list[str]] = {}
+    for worker in workers:
+        for device_id in worker.spec.device_ids:
+            holders.setdefault(device_id, []).append(f"{worker.id} ({worker.spec.memory_mb:,} MB)")
+    devices = [one for one in _places(hive) if one.memory_total_mb is None or one.memory_total_mb >= memory_mb]
+    device = max(devices, key=lambda one: (one.memory_total_mb or 0, one.id))
+    size = "" if device.memory_total_mb is None else f" of {device.memory_total_mb:,} MB"
+    return f"{hive.id} {device.id}{size} is held by {', '.join(holders.get(device.id, ())) or 'other programs'}"
+
+
 def hive_reject_reason(hive: Hive) -> str:
     """Returns why no worker can be started on a hive now; "" when one can."""
     if hive.state is HiveState.HEALTHY:
@@ -72,6 +115,21 @@ def hive_reject_reason(hive: Hive) -> str:
 def eligible(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Returns the candidates nothing speaks against."""
     return [candidate for candidate in candidates if not candidate.reject_reason]
+
+
+def named(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """Returns the first candidates as they are and the rest summed up by reason."""
+    rest = Counter(candidate.reject_reason for candidate in candidates[MOST_NAMED:])
+    return (*candidates[:MOST_NAMED], *alike(rest))
+
+
+def alike(reasons: Mapping[str, int]) -> list[Candidate]:
+    """Returns a candidate for each reason that stands for as many as have it; the rarest reasons become one."""
+    ordered = sorted(reasons.items(), key=lambda pair: -pair[1])
+    most, others = ordered[:MOST_REASONS], sum(count for _, count in ordered[MOST_REASONS:])
+    if others:
+        most.append(("for other reasons", others))
+    return [Candidate("", reject_reason=reason, alike=count) for reason, count in most if count]
 
 
 def spec_for(

@@ -260,12 +260,16 @@ class Hive:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A worker, or a machine as a place for a new worker, that was considered; "" as reason means eligible."""
+    """A worker, or a machine as a place for a new worker, that was considered; "" as reason means eligible.
+
+    `alike` above 0: it stands for so many that are not named, of one reason; hive and worker are "".
+    """
 
     hive_id: str
     worker_id: str = ""
     reject_reason: str = ""
     score: float | None = None
+    alike: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,10 @@ class ClusterView(Protocol):
         """Returns the online workers that have a model loaded or are loading it, by id."""
         ...
 
+    def find_workers_on(self, hive_id: str) -> list[Worker]:
+        """Returns the workers of an online hive, by id."""
+        ...
+
     def slots_available(self, worker_id: str) -> int:
         """Returns how many slots of a worker no job has reserved."""
         ...

@@ -111,9 +111,7 @@ class JobDispatcher:
 
     def reject(self, live: LiveJob, proposal: Proposal) -> None:
         """Ends a job a scheduler refuses."""
-        self.fail(
-            live, NoWorkersAvailable(proposal.reason, "INSUFFICIENT_MEMORY", retry_after_s=proposal.retry_after_s)
-        )
+        self.fail(live, NoWorkersAvailable(proposal.reason, "INSUFFICIENT_VRAM", retry_after_s=proposal.retry_after_s))
 
     async def _run(self, live: LiveJob, worker: Worker) -> None:
         live.feed.append(self._started_frame(live))

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 READY_TIMEOUT_S: Final = 300.0
 DRAIN_S: Final = 30.0
+RETRY_ROOM_S: Final = 10.0
+"""When to ask again for a worker there is no room for now, seconds."""
 
 
 @dataclass(slots=True)
@@ -191,6 +193,7 @@ class WorkerStarts:
 
     def _place(self, model_ref: str, hive_id: str, slots: int, context_length: int) -> tuple[Hive, WorkerSpec]:
         reasons = []
+        holders: list[tuple[Hive, int]] = []
         for hive in self._cluster.list_online_hives():
             if hive_id and hive.id != hive_id:
                 continue
@@ -204,9 +207,23 @@ class WorkerStarts:
                 worker_id = self._new_id(hive.id)
                 return hive, feasibility.spec_for(worker_id, file, device, slots=slots, context_length=context_length)
             reasons.append(f"{hive.id} {reason}")
+            holders.append((hive, need))
         if hive_id and not reasons:
             raise errors.NotFound(f"no hive {hive_id} is online; see: rbee hive list", "HIVE_NOT_FOUND")
-        raise errors.NoCapacity(
-            f"no machine can run it: {'; '.join(reasons) or 'no hive is online'}; see: rbee status",
-            "INSUFFICIENT_MEMORY",
+        raise self._no_room(model_ref, reasons, holders)
+
+    def _no_room(self, model_ref: str, reasons: list[str], holders: list[tuple[Hive, int]]) -> errors.NoCapacity:
+        """Returns the error that says what is in the way now, or that there will never be room."""
+        name = self._cluster.models.name_of(model_ref)
+        possible = [(hive, need) for hive, need in holders if feasibility.could_hold(hive, need)]
+        if holders and not possible:
+            held_by, online = [hive for hive, _ in holders], self._cluster.list_online_hives()
+            message = feasibility.never_fits(name, holders[0][1], held_by, online)
+            return errors.NoCapacity(message, "INSUFFICIENT_VRAM")
+        ways = [feasibility.in_the_way(*one, self._cluster.find_workers_on(one[0].id)) for one in possible[:3]]
+        return errors.NoCapacity(
+            f"no machine can run {name} now: {'; '.join([*reasons, *ways]) or 'no hive is online'}; see: rbee status, "
+            "and stop a worker with: rbee worker stop WORKER",
+            "INSUFFICIENT_VRAM",
+            retry_after_s=RETRY_ROOM_S,
         )

@@ -10,16 +10,20 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from queen.core import lifecycle
 from queen.core.model import Hive, HiveState, ModelFile, Worker, WorkerSpec, WorkerState
 from queen.registry.catalogue import ModelCatalogue
 
+Value = TypeVar("Value")
+
 DEGRADED_AFTER_S: Final = 3.0
 OFFLINE_AFTER_S: Final = 10.0
 NEWEST_SPEED_WEIGHT: Final = 0.3
 """Share of the newest job in a worker's average speed: the last few jobs make most of it."""
+FREED_MB: Final = 64
+"""Free memory a device must gain before a job that waits for memory is looked at again, MB: less comes and goes."""
 
 _EARLY_STATES: Final = (WorkerState.LOADING, WorkerState.READY)
 
@@ -31,9 +35,12 @@ class Cluster:
     """
 
     def __init__(self, on_change: Callable[[], None]) -> None:
+        # These are kept in order of their keys, as they change far less often than they are asked for.
         self._hives: dict[str, Hive] = {}
         self._workers: dict[str, Worker] = {}
         self._by_model: defaultdict[str, dict[str, Worker]] = defaultdict(dict)
+        self._by_hive: defaultdict[str, dict[str, Worker]] = defaultdict(dict)
+        self._free_mb: dict[tuple[str, str], int] = {}
         self._taken: defaultdict[str, set[str]] = defaultdict(set)
         self._idle_since: dict[str, float] = {}
         self._completed: defaultdict[str, int] = defaultdict(int)
@@ -54,15 +61,15 @@ class Cluster:
 
     def list_hives(self) -> list[Hive]:
         """Returns all hives, by name."""
-        return [self._hives[name] for name in sorted(self._hives)]
+        return list(self._hives.values())
 
     def list_online_hives(self) -> list[Hive]:
         """Returns the hives that are heard of, by name."""
-        return [hive for hive in self.list_hives() if hive.online]
+        return [hive for hive in self._hives.values() if hive.online]
 
     def list_available_hives(self) -> list[Hive]:
         """Returns the healthy hives: those a worker can be started on, by name."""
-        return [hive for hive in self.list_hives() if hive.state is HiveState.HEALTHY]
+        return [hive for hive in self._hives.values() if hive.state is HiveState.HEALTHY]
 
     def get_worker(self, worker_id: str) -> Worker | None:
         """Returns a worker of an online hive, with busy told from its taken slots."""
@@ -70,12 +77,15 @@ class Cluster:
 
     def list_online_workers(self) -> list[Worker]:
         """Returns the workers of online hives, by id."""
-        return [self._workers[worker_id] for worker_id in sorted(self._workers)]
+        return list(self._workers.values())
 
     def find_workers_with_model(self, model_ref: str) -> list[Worker]:
         """Returns the online workers that have a model loaded or are loading it, by id."""
-        workers = self._by_model.get(model_ref, {})
-        return [workers[worker_id] for worker_id in sorted(workers)]
+        return list(self._by_model.get(model_ref, {}).values())
+
+    def find_workers_on(self, hive_id: str) -> list[Worker]:
+        """Returns the workers of an online hive, by id."""
+        return list(self._by_hive.get(hive_id, {}).values())
 
     def find_idle_workers(self) -> list[Worker]:
         """Returns the workers that serve and run nothing: no slot taken and, since the last job, no GPU use."""
@@ -162,8 +172,8 @@ class Cluster:
 
     def _claims(self, hive_id: str, states: frozenset[WorkerState]) -> dict[str, int]:
         claims: defaultdict[str, int] = defaultdict(int)
-        for worker in self._workers.values():
-            if worker.hive_id == hive_id and worker.state in states:
+        for worker in self._by_hive.get(hive_id, {}).values():
+            if worker.state in states:
                 for device_id in worker.spec.device_ids:
                     claims[device_id] += worker.spec.memory_mb
         return claims
@@ -209,6 +219,7 @@ class Cluster:
         self._expected.discard(worker_id)
         if worker is not None:
             self._by_model[worker.model_ref].pop(worker_id, None)
+            self._by_hive[worker.hive_id].pop(worker_id, None)
             self._idle_since.pop(worker_id, None)
             self._completed.pop(worker_id, None)
             self._speed.pop(worker_id, None)
@@ -221,7 +232,7 @@ class Cluster:
         lifecycle.check_hive(hive.state, state)
         self._hives[hive_id] = replace(hive, state=state)
         if state is HiveState.OFFLINE:
-            for worker in [worker for worker in self._workers.values() if worker.hive_id == hive_id]:
+            for worker in self.find_workers_on(hive_id):
                 self.forget_worker(worker.id)
             self.models.set_files(hive_id, ())
         self._on_change()
@@ -229,7 +240,7 @@ class Cluster:
     def register_hive(self, hive: Hive) -> None:
         """Adds or replaces a hive as registered, keeping where it stands."""
         known = self._hives.get(hive.id)
-        self._hives[hive.id] = hive if known is None else replace(hive, state=known.state)
+        _put_in_order(self._hives, hive.id, hive if known is None else replace(hive, state=known.state))
 
     def introduced(self, hive_id: str, changes: Mapping[str, Any]) -> None:
         """Applies what a hive says of itself. It is there only with its first report, which names its workers."""
@@ -237,6 +248,8 @@ class Cluster:
         if "models" in changes:
             self.models.set_files(hive_id, hive.models)
         self._hives[hive_id] = hive
+        if "devices" in changes and self._has_freed_memory(hive):
+            self._on_change()
 
     def heard(self, hive_id: str, now: float, changes: Mapping[str, Any]) -> None:
         """Applies the changed fields of a hive's report; the hive is healthy from now on."""
@@ -268,7 +281,7 @@ class Cluster:
 
     def keep_workers(self, hive_id: str, worker_ids: frozenset[str]) -> None:
         """Removes the workers of a hive that its full report does not name, unless it is being asked to start them."""
-        for worker in [worker for worker in self._workers.values() if worker.hive_id == hive_id]:
+        for worker in self.find_workers_on(hive_id):
             if worker.id not in worker_ids and worker.id not in self._expected:
                 self.forget_worker(worker.id)
 
@@ -313,8 +326,8 @@ class Cluster:
         old = self._workers.get(worker.id)
         if old is not None and old.model_ref != worker.model_ref:
             self._by_model[old.model_ref].pop(worker.id, None)
-        self._workers[worker.id] = worker
-        self._by_model[worker.model_ref][worker.id] = worker
+        for index in (self._workers, self._by_model[worker.model_ref], self._by_hive[worker.hive_id]):
+            _put_in_order(index, worker.id, worker)
         self._derive_busy(worker.id)
 
     def _derive_busy(self, worker_id: str) -> None:
@@ -325,9 +338,34 @@ class Cluster:
         if state is not worker.state:
             worker = replace(worker, state=state)
             self._workers[worker_id] = self._by_model[worker.model_ref][worker_id] = worker
+            self._by_hive[worker.hive_id][worker_id] = worker
+
+    def _has_freed_memory(self, hive: Hive) -> bool:
+        """Whether a device has clearly more free memory than at its fullest since the last time this was so."""
+        freed = False
+        for device in hive.devices:
+            if device.memory_free_mb is None:
+                continue
+            least = self._free_mb.setdefault((hive.id, device.id), device.memory_free_mb)
+            risen = device.memory_free_mb - least >= FREED_MB
+            if risen or device.memory_free_mb < least:
+                self._free_mb[hive.id, device.id] = device.memory_free_mb
+            freed = freed or risen
+        return freed
 
     def _is_idle(self, worker: Worker) -> bool:
         if worker.state is not WorkerState.READY or worker.id in self._taken:
             return False
         newer = worker.sample_time > self._idle_since.get(worker.id, 0.0)
         return not (newer and (worker.gpu_util_pct or 0.0) > 0.0)
+
+
+def _put_in_order(index: dict[str, Value], key: str, value: Value) -> None:
+    """Puts a value under its key; a new key goes to its place among the sorted ones."""
+    is_new = key not in index
+    last = next(reversed(index), "")
+    index[key] = value
+    if is_new and key < last:
+        ordered = sorted(index.items())
+        index.clear()
+        index.update(ordered)

@@ -75,11 +75,9 @@ class SchedulingCycle:
 
     def _apply(self, proposal: Proposal, now: float, duration_s: float) -> None:
         live = self._jobs.get(proposal.job_id)
-        refusal = applier.refusal(proposal, live.job if live else None, self._cluster)
-        if live is not None and _is_known(live, proposal, refusal):
-            if not refusal:
-                self._effect(live, proposal, now)
+        if live is not None and _still_waits(live, proposal):
             return
+        refusal = applier.refusal(proposal, live.job if live else None, self._cluster)
         decision = Decision(
             id=self._new_id("dec"),
             proposal=proposal,
@@ -93,12 +91,17 @@ class SchedulingCycle:
             self._record(live, decision)
         if refusal:
             log.info("refused: %s %s: %s", proposal.action, proposal.worker_id or proposal.hive_id, refusal)
-        elif proposal.action is Action.EVICT:
-            self._starter.evict(proposal)
         elif live is not None:
             self._effect(live, proposal, now)
 
     def _record(self, live: LiveJob, decision: Decision) -> None:
+        before = live.decision
+        if before is not None and (before.proposal.action, before.proposal.reason, before.refusal) == (
+            decision.proposal.action,
+            decision.proposal.reason,
+            decision.refusal,
+        ):
+            return  # still waiting for the same reason
         live.decision = decision
         self._store.save_decision(decision)
         _trace(live, decision)
@@ -119,14 +122,12 @@ class SchedulingCycle:
             self._reject(live, proposal)
 
 
-def _is_known(live: LiveJob, proposal: Proposal, refusal: str) -> bool:
-    """Whether a job's newest decision said the same: it still waits for the same reason, say."""
-    before = live.decision
-    return before is not None and (before.proposal.action, before.proposal.reason, before.refusal) == (
-        proposal.action,
-        proposal.reason,
-        refusal,
-    )
+def _still_waits(live: LiveJob, proposal: Proposal) -> bool:
+    """Whether nothing is new: most of a long queue, most of the time."""
+    if proposal.action is not Action.WAIT or live.decision is None:
+        return False
+    before = live.decision.proposal
+    return before is proposal or (before.action is Action.WAIT and before.reason == proposal.reason)
 
 
 def _trace(live: LiveJob, decision: Decision) -> None:

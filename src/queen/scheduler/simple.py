@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from queen.core import feasibility
 from queen.core.model import (
@@ -19,82 +20,151 @@ from queen.core.model import (
 )
 from queen.core.ports import ClusterView
 
+_ENDING: Final = (WorkerState.FAILED, WorkerState.DRAINING)
+
 
 class SimpleScheduler:
-    """First come, first served; workers in order of their ids. `new_id` gives the ids of workers to start."""
+    """First come, first served; workers in order of their ids. `new_id` gives the ids of workers to start.
+
+    A job that waits on for the same reason gets the same proposal, not another that is equal: in a long queue most do.
+    """
 
     name = "simple"
     version = ""
 
     def __init__(self, new_id: Callable[[str], str]) -> None:
         self._new_id = new_id
+        self._waiting: dict[str, Proposal] = {}
 
     async def decide(self, queue: Sequence[Job], cluster: ClusterView, now: float) -> list[Proposal]:
         """Returns one proposal per job: dispatch, start a worker, wait or reject."""
-        return _Round(cluster, self._new_id).run(queue)
+        proposals = _Round(cluster, self._new_id, self._waiting).run(queue)
+        self._waiting = {one.job_id: one for one in proposals if one.action is Action.WAIT}
+        return proposals
+
+
+class _Choices:
+    """The workers with one model in one round: looked at once, their free slots counted down as they are given away."""
+
+    def __init__(self, job: Job, cluster: ClusterView) -> None:
+        self.alive: Worker | None = None
+        self.all_load = True
+        self.named: list[Candidate] = []
+        self._rest: Counter[str] = Counter()
+        self._free: deque[tuple[int, Worker]] = deque()  # (its index among all, the worker)
+        self._slots: dict[str, int] = {}
+        for index, worker in enumerate(cluster.find_workers_with_model(job.model_ref)):
+            if worker.state is WorkerState.BUSY and not worker.unreachable:
+                reason = feasibility.all_taken(worker)  # what is most often so in a cluster at work is found cheaply
+            else:
+                slots = cluster.slots_available(worker.id)
+                reason = feasibility.worker_reject_reason(job, worker, slots)
+                if not reason:
+                    self._free.append((index, worker))
+                    self._slots[worker.id] = slots
+            if worker.state not in _ENDING:
+                self.alive = self.alive or worker
+                self.all_load = self.all_load and worker.state is WorkerState.LOADING
+            if index < feasibility.MOST_NAMED - 1:  # the last name is the chosen one's
+                self.named.append(Candidate(worker.hive_id, worker.id, reason))
+            else:
+                self._rest[reason] += 1
+        self._sum()
+
+    def take(self) -> tuple[Worker, tuple[Candidate, ...]] | None:
+        """Returns the first worker with a free slot, which is then taken, and the candidates; None when all are."""
+        if not self._free:
+            return None
+        index, worker = self._free[0]
+        chosen = () if index < len(self.named) else (Candidate(worker.hive_id, worker.id),)
+        candidates = (*self.named, *chosen, *self.summed)
+        self._slots[worker.id] -= 1
+        if not self._slots[worker.id]:
+            self._free.popleft()
+            taken = feasibility.all_taken(worker)
+            if chosen:
+                self._rest[""] -= 1
+                self._rest[taken] += 1
+                self._sum()
+            else:
+                self.named[index] = Candidate(worker.hive_id, worker.id, taken)
+        return worker, candidates
+
+    def _sum(self) -> None:
+        self.summed = feasibility.alike(self._rest)
+        self.candidates = (*self.named, *self.summed)
 
 
 class _Round:
-    """One pass over the queue, with what it has already given away."""
+    """One pass over the queue, with what it has already given away. `before`: the proposals to wait of the last one."""
 
-    def __init__(self, cluster: ClusterView, new_id: Callable[[str], str]) -> None:
+    def __init__(self, cluster: ClusterView, new_id: Callable[[str], str], before: Mapping[str, Proposal]) -> None:
+        self._before = before
         self._cluster = cluster
         self._new_id = new_id
-        self._given: Counter[str] = Counter()
+        self._choices: dict[str, _Choices] = {}
         self._starting: dict[str, str] = {}  # model -> hive
-        self._full: dict[tuple[str, str], Proposal] = {}  # model -> why jobs with it wait: nothing is given back
+        self._nowhere: dict[str, tuple[Action, str, tuple[Candidate, ...]]] = {}  # model -> why it is not started
 
     def run(self, queue: Sequence[Job]) -> list[Proposal]:
-        return [self._waiting_too(job) or self._decide(job) for job in queue]
-
-    def _waiting_too(self, job: Job) -> Proposal | None:
-        """Returns what an earlier job got that waits for the same model; None when none does."""
-        before = self._full.get((job.model_ref, job.model))
-        return before and Proposal(job.id, before.action, before.reason, candidates=before.candidates)
+        return [self._decide(job) for job in queue]
 
     def _decide(self, job: Job) -> Proposal:
-        workers = self._cluster.find_workers_with_model(job.model_ref)
-        candidates = tuple(Candidate(worker.hive_id, worker.id, self._reject_reason(job, worker)) for worker in workers)
-        for candidate in feasibility.eligible(candidates):
-            self._given[candidate.worker_id] += 1
+        model_ref = job.model_ref
+        choices = self._choices.get(model_ref)
+        if choices is None:
+            choices = self._choices[model_ref] = _Choices(job, self._cluster)
+        if (taken := choices.take()) is not None:
+            worker, candidates = taken
             reason = f"first idle worker with {job.model}"
-            return Proposal(job.id, Action.DISPATCH, reason, candidate.worker_id, candidate.hive_id, None, candidates)
-        alive = [w for w in workers if w.state not in (WorkerState.FAILED, WorkerState.DRAINING)]
-        if alive:
-            loading = all(worker.state is WorkerState.LOADING for worker in alive)
-            reason = f"{alive[0].id} still loads {job.model}" if loading else f"all slots with {job.model} are taken"
-            wait = Proposal(job.id, Action.WAIT, reason, candidates=candidates)
-            self._full[job.model_ref, job.model] = wait
-            return wait
-        if (hive_id := self._starting.get(job.model_ref)) is not None:
-            return Proposal(job.id, Action.WAIT, f"a worker with {job.model} is being started on {hive_id}")
-        return self._place(job, candidates)
+            return Proposal(job.id, Action.DISPATCH, reason, worker.id, worker.hive_id, None, candidates)
+        if choices.alive is not None:
+            loads = choices.all_load
+            reason = f"{choices.alive.id} still loads {job.model}" if loads else f"all slots with {job.model} are taken"
+            return self._not_now(job, Action.WAIT, reason, choices.candidates)
+        if (hive_id := self._starting.get(model_ref)) is not None:
+            return self._not_now(job, Action.WAIT, f"a worker with {job.model} is being started on {hive_id}", ())
+        if model_ref not in self._nowhere:
+            return self._place(job, choices.candidates)
+        return self._not_now(job, *self._nowhere[model_ref])
 
-    def _reject_reason(self, job: Job, worker: Worker) -> str:
-        return feasibility.worker_reject_reason(
-            job, worker, self._cluster.slots_available(worker.id) - self._given[worker.id]
-        )
+    def _not_now(self, job: Job, action: Action, reason: str, candidates: tuple[Candidate, ...]) -> Proposal:
+        before = self._before.get(job.id)
+        if before is not None and before.reason == reason and before.action is action:
+            return before
+        return Proposal(job.id, action, reason, candidates=candidates)
 
     def _place(self, job: Job, workers: tuple[Candidate, ...]) -> Proposal:
         places: list[Candidate] = []
-        held = False
+        holders: list[tuple[Hive, int]] = []
         for hive in self._cluster.list_online_hives():
             file = self._cluster.find_file(job.model_ref, hive.id)
             if file is None:
                 places.append(Candidate(hive.id, reject_reason=f"does not have {job.model}"))
                 continue
-            held = True
+            holders.append((hive, feasibility.memory_required_mb(file)))
             spec, reason = self._fit(hive, file)
             places.append(Candidate(hive.id, reject_reason=reason))
             if spec is not None:
                 self._starting[job.model_ref] = hive.id
                 why = f"no worker has {job.model}; it fits on {hive.id} {spec.device_ids[0]}"
-                return Proposal(job.id, Action.START_WORKER, why, spec.worker_id, hive.id, spec, (*workers, *places))
-        rejected = "; ".join(f"{place.hive_id} {place.reject_reason}" for place in places) or "no hive is online"
-        # A model no online hive holds may come back with its hive; one that fits nowhere will not fit later.
-        action = Action.REJECT if held else Action.WAIT
-        reason = f"no machine can run {job.model}: {rejected}"
-        return Proposal(job.id, action, reason, candidates=(*workers, *places))
+                candidates = (*workers, *feasibility.named(places[:-1]), places[-1])
+                return Proposal(job.id, Action.START_WORKER, why, spec.worker_id, hive.id, spec, candidates)
+        action, reason = self._why_nowhere(job, holders)
+        found = self._nowhere[job.model_ref] = action, reason, (*workers, *feasibility.named(places))
+        return self._not_now(job, *found)
+
+    def _why_nowhere(self, job: Job, holders: list[tuple[Hive, int]]) -> tuple[Action, str]:
+        """Returns whether a job waits for room or is refused because there will never be any, and why."""
+        if not holders:  # it may come back with its hive
+            return Action.WAIT, f"no online hive has {job.model}"
+        possible = [(hive, need) for hive, need in holders if feasibility.could_hold(hive, need)]
+        if not possible:
+            held_by, online = [hive for hive, _ in holders], self._cluster.list_online_hives()
+            return Action.REJECT, feasibility.never_fits(job.model, holders[0][1], held_by, online)
+        reasons = [feasibility.in_the_way(*one, self._cluster.find_workers_on(one[0].id)) for one in possible[:3]]
+        need = f"no room for {job.model} yet, it needs {possible[0][1]:,} MB"
+        return Action.WAIT, f"{need}: {'; '.join(reasons)}"
 
     def _fit(self, hive: Hive, file: ModelFile) -> tuple[WorkerSpec | None, str]:
         """Returns how to start a worker of a model on a hive, or None and why not."""

@@ -100,7 +100,11 @@ def decision(value: model.Decision) -> decision_pb2.Decision:
         reason=proposal.reason,
         candidates=[
             decision_pb2.Candidate(
-                worker_id=one.worker_id, hive_id=one.hive_id, reject_reason=one.reject_reason, score=one.score
+                worker_id=one.worker_id,
+                hive_id=one.hive_id,
+                reject_reason=one.reject_reason,
+                score=one.score,
+                alike=one.alike,
             )
             for one in proposal.candidates
         ],

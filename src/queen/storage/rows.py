@@ -89,11 +89,23 @@ def from_decision(decision: Decision) -> Row:
         "worker_id": proposal.worker_id,
         "hive_id": proposal.hive_id,
         "reason": proposal.reason,
-        "candidates": [asdict(candidate) for candidate in proposal.candidates],
+        "candidates": [_from_candidate(candidate) for candidate in proposal.candidates],
         "decide_time": decision.decide_time,
         "duration_s": decision.duration_s,
         "refusal": decision.refusal,
     }
+
+
+def _from_candidate(candidate: Candidate) -> Row:
+    """Returns what a candidate says beside the defaults: a decision is kept for every job, with up to 64 of them."""
+    row: Row = {"hive_id": candidate.hive_id, "worker_id": candidate.worker_id}
+    if candidate.reject_reason:
+        row["reject_reason"] = candidate.reject_reason
+    if candidate.score is not None:
+        row["score"] = candidate.score
+    if candidate.alike:
+        row["alike"] = candidate.alike
+    return row
 
 
 def to_decision(row: Mapping[str, Any]) -> Decision:

@@ -87,7 +87,8 @@ class WorkerServiceServicer:
     def Spawn(self, request, context):
         """Starts a worker and answers when it is ready.
 
-        NOT_FOUND: MODEL_NOT_FOUND or HIVE_NOT_FOUND. RESOURCE_EXHAUSTED: INSUFFICIENT_MEMORY; stop a worker first.
+        NOT_FOUND: MODEL_NOT_FOUND or HIVE_NOT_FOUND. RESOURCE_EXHAUSTED: INSUFFICIENT_VRAM; stop a worker and ask again when
+        there is RetryInfo; without one no machine that has the model will ever hold it.
         UNAVAILABLE: WORKER_START_FAILED; the message holds its last log lines. INVALID_ARGUMENT: see BadRequest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

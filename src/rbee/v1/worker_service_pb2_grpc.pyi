@@ -46,7 +46,8 @@ class WorkerServiceStub:
     Spawn: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.WorkerServiceSpawnRequest, _worker_service_pb2.WorkerServiceSpawnResponse]
     """Starts a worker and answers when it is ready.
 
-    NOT_FOUND: MODEL_NOT_FOUND or HIVE_NOT_FOUND. RESOURCE_EXHAUSTED: INSUFFICIENT_MEMORY; stop a worker first.
+    NOT_FOUND: MODEL_NOT_FOUND or HIVE_NOT_FOUND. RESOURCE_EXHAUSTED: INSUFFICIENT_VRAM; stop a worker and ask again when
+    there is RetryInfo; without one no machine that has the model will ever hold it.
     UNAVAILABLE: WORKER_START_FAILED; the message holds its last log lines. INVALID_ARGUMENT: see BadRequest.
     """
     Stop: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.WorkerServiceStopRequest, _worker_service_pb2.WorkerServiceStopResponse]
@@ -78,7 +79,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     Spawn: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.WorkerServiceSpawnRequest, _worker_service_pb2.WorkerServiceSpawnResponse]  # type: ignore[assignment]
     """Starts a worker and answers when it is ready.
 
-    NOT_FOUND: MODEL_NOT_FOUND or HIVE_NOT_FOUND. RESOURCE_EXHAUSTED: INSUFFICIENT_MEMORY; stop a worker first.
+    NOT_FOUND: MODEL_NOT_FOUND or HIVE_NOT_FOUND. RESOURCE_EXHAUSTED: INSUFFICIENT_VRAM; stop a worker and ask again when
+    there is RetryInfo; without one no machine that has the model will ever hold it.
     UNAVAILABLE: WORKER_START_FAILED; the message holds its last log lines. INVALID_ARGUMENT: see BadRequest.
     """
     Stop: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.WorkerServiceStopRequest, _worker_service_pb2.WorkerServiceStopResponse]  # type: ignore[assignment]
@@ -122,7 +124,8 @@ class WorkerServiceServicer:
     ) -> _typing.Union[_worker_service_pb2.WorkerServiceSpawnResponse, _abc.Awaitable[_worker_service_pb2.WorkerServiceSpawnResponse]]:
         """Starts a worker and answers when it is ready.
 
-        NOT_FOUND: MODEL_NOT_FOUND or HIVE_NOT_FOUND. RESOURCE_EXHAUSTED: INSUFFICIENT_MEMORY; stop a worker first.
+        NOT_FOUND: MODEL_NOT_FOUND or HIVE_NOT_FOUND. RESOURCE_EXHAUSTED: INSUFFICIENT_VRAM; stop a worker and ask again when
+        there is RetryInfo; without one no machine that has the model will ever hold it.
         UNAVAILABLE: WORKER_START_FAILED; the message holds its last log lines. INVALID_ARGUMENT: see BadRequest.
         """
 
