@@ -165,14 +165,6 @@ end
 
 -- 4. Start ------------------------------------------------------------------------------------------------------------
 
-local function holds(pool, model)
-  if string_starts_with(model, "synthetic:") then return true end
-  for _, ref in ipairs(pool.cached_models) do
-    if ref == model then return true end
-  end
-  return false
-end
-
 local function is_on(worker, place)
   if place.gpu_id == nil then return true end
   for _, id in ipairs(worker.gpu_ids) do
@@ -214,14 +206,12 @@ local function places_of(pool)
   return places
 end
 
--- Returns the places on healthy pools that have the model, and whether another pool may bring some later. Says of each
--- pool what speaks against it.
+-- Returns the places on healthy pools that have the model's file, and whether another pool may bring some later. Says of
+-- each what speaks against it.
 local function survey(context, job, need)
   local places, later = {}, false
-  for _, pool in ipairs(context.pools) do
-    if not holds(pool, job.model) then
-      explain(pool, "does not have the model", job)
-    elseif pool.status ~= "healthy" then
+  for _, pool in ipairs(context.pools:with_model(job.model)) do
+    if pool.status ~= "healthy" then
       later = true
       explain(pool, "is " .. (pool.status or "not heard of"), job)
     else

@@ -106,6 +106,22 @@ class StageLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Asks:
+    """What a job asks for as policies may know it, never its prompt. `prompt_tokens` is an estimate.
+
+    `prefix_hash` is of the prompt's beginning; `user_geo` has latitude, longitude and region where they are known.
+    """
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
+    prompt_hash: str = ""
+    prefix_hash: str = ""
+    prompt_tokens: int | None = None
+    user_geo: Mapping[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job without its prompt. `order` is its place among all jobs ever accepted."""
 
@@ -132,6 +148,7 @@ class Job:
     failure: Failure | None = None
     trace_id: str = ""
     seed: int | None = None
+    asks: Asks = field(default_factory=Asks)
 
     @property
     def resting(self) -> bool:
@@ -235,7 +252,10 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Hive:
-    """A machine's agent as the queen knows it; devices and models as it last reported them."""
+    """A machine's agent as the queen knows it; devices and models as it last reported them.
+
+    `geo` has latitude, longitude (degrees) and region where they are known.
+    """
 
     id: str
     state: HiveState = HiveState.REGISTERED
@@ -251,6 +271,8 @@ class Hive:
     disk_free_bytes: int | None = None
     ram_free_mb: int | None = None
     last_report_time: float | None = None
+    geo: Mapping[str, float | str] = field(default_factory=dict)
+    cost_per_token: float | None = None
 
     @property
     def online(self) -> bool:

@@ -1,5 +1,7 @@
-"""Fair shares between tenants: the counters of what each was served (Sheng et al., "Fairness in Serving Large Language
-Models", OSDI 2024). Whoever serves the tenant with the lowest counter per weight next shares evenly between all who wait.
+"""Fair shares between tenants: the counters of what each was served.
+
+After Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024): whoever serves the tenant with the lowest
+counter per weight next shares evenly between all who wait.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ ANSWER_TOKEN: Final = 2
 class ServiceCounters:
     """Weighted tokens served by tenant. `weights` are 1 where nothing is said.
 
-    A tenant is active while it has a job that waits or runs. One that comes back is lifted to the lowest among the active
-    ones: shares are not saved up by staying away.
+    A tenant is active while it has a job that waits or runs. One that comes back is lifted to the lowest among the
+    active ones: shares are not saved up by staying away.
     """
 
     def __init__(self, weights: Mapping[str, float]) -> None:

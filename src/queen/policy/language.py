@@ -88,6 +88,35 @@ class Outcome:
     answer_reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """The fields of one thing policies see; `aliases` maps second names to first ones, `raw` are further ones."""
+
+    fields: tuple[str, ...]
+    raw: tuple[str, ...]
+    aliases: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Helper:
+    """What a helper takes: kinds and Lua types by commas, `|` for or, `?` for what may be left out."""
+
+    group: str
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Everything a policy can name. `names` are all globals, `lua` those of Lua itself, `libraries` their members."""
+
+    kinds: Mapping[str, Kind]
+    helpers: Mapping[str, Helper]
+    methods: frozenset[str]
+    names: frozenset[str]
+    lua: frozenset[str]
+    libraries: Mapping[str, frozenset[str]]
+
+
 class Program:
     """A policy ready to decide. State persists between calls and is patched; decisions do not change it.
 
@@ -158,6 +187,21 @@ class Program:
         """Returns what should_admit, should_retry or on_idle says. `args`: job_id, attempt, error (text or map)."""
         table = self._lua.table_from(args, recursive=True)
         return _outcome(self._guarded(self._call, name, table, now_ms, seed, deadline_ms))
+
+    def vocabulary(self) -> Vocabulary:
+        """Returns everything a policy can name."""
+        found = self._lua.globals().rbee_vocabulary()
+        return Vocabulary(
+            kinds={
+                name: Kind(tuple(kind.fields.values()), tuple(kind.raw.values()), dict(kind.aliases))
+                for name, kind in found.kinds.items()
+            },
+            helpers={name: Helper(**dict(helper)) for name, helper in found.helpers.items()},
+            methods=frozenset(found.methods.values()),
+            names=frozenset(found.names.values()),
+            lua=frozenset(found.lua.values()),
+            libraries={name: frozenset(names.values()) for name, names in found.libraries.items()},
+        )
 
     @property
     def memory_used_bytes(self) -> int:

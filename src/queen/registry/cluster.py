@@ -10,10 +10,11 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from queen.core import lifecycle
 from queen.core.model import Hive, HiveState, ModelFile, Worker, WorkerSpec, WorkerState
+from queen.core.ports import Touched
 from queen.registry.catalogue import ModelCatalogue
 
 Value = TypeVar("Value")
@@ -31,10 +32,12 @@ _EARLY_STATES: Final = (WorkerState.LOADING, WorkerState.READY)
 class Cluster:
     """Hives and workers as last reported, and the slots and memory the queen has promised of them.
 
-    `on_change` is called after every change that could let a waiting job go on.
+    `on_change` is called after every change that could let a waiting job go on. `min_residency_s`: how long a worker is
+    not to be evicted after its start.
     """
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
+    def __init__(self, on_change: Callable[[], None], *, min_residency_s: float = 0.0) -> None:
+        self.min_residency_s = min_residency_s
         # These are kept in order of their keys, as they change far less often than they are asked for.
         self._hives: dict[str, Hive] = {}
         self._workers: dict[str, Worker] = {}
@@ -51,6 +54,7 @@ class Cluster:
         self._wake = on_change
         self._changed: asyncio.Future[None] | None = None
         self._connected: dict[str, str] = {}
+        self._watches: list[set[Touched]] = []
         self.models = ModelCatalogue()
 
     # What is there.
@@ -110,6 +114,15 @@ class Cluster:
         """Returns a model's file as that hive names it; None where the hive has none."""
         return self.models.file_on(model_ref, hive_id)
 
+    def watch(self) -> set[Touched]:
+        """Returns a set that from now on gets whatever is touched, and has all there is; its owner empties it.
+
+        There is no end to a watch: one is kept by what lives as long as the cluster.
+        """
+        touched: set[Touched] = {("hive", name) for name in self._hives} | {("worker", name) for name in self._workers}
+        self._watches.append(touched)
+        return touched
+
     # What the queen has promised.
 
     def slots_available(self, worker_id: str) -> int:
@@ -121,6 +134,7 @@ class Cluster:
         """Takes a slot for a job; the applier has checked that one is free."""
         assert self.slots_available(worker_id) > 0, f"{worker_id} has no free slot"
         self._taken[worker_id].add(job_id)
+        self._touch("worker", worker_id)
         self._derive_busy(worker_id)
 
     def release(self, worker_id: str, job_id: str, now: float) -> None:
@@ -132,6 +146,7 @@ class Cluster:
         if not taken:
             del self._taken[worker_id]
             self._idle_since[worker_id] = now
+        self._touch("worker", worker_id)
         self._derive_busy(worker_id)
         self._on_change()
 
@@ -146,6 +161,7 @@ class Cluster:
     def note_completed(self, worker_id: str, tokens_per_sec: float) -> None:
         """Counts a job a worker has completed, and how fast it was; 0 when that could not be told."""
         self._completed[worker_id] += 1
+        self._touch("worker", worker_id)
         if tokens_per_sec:
             before = self._speed.get(worker_id, tokens_per_sec)
             self._speed[worker_id] = before + NEWEST_SPEED_WEIGHT * (tokens_per_sec - before)
@@ -224,6 +240,7 @@ class Cluster:
             self._completed.pop(worker_id, None)
             self._speed.pop(worker_id, None)
             self._pinned.discard(worker_id)
+            self._touch("worker", worker_id)
             self._on_change()
 
     def set_hive_state(self, hive_id: str, state: HiveState) -> None:
@@ -231,6 +248,7 @@ class Cluster:
         hive = self._hives[hive_id]
         lifecycle.check_hive(hive.state, state)
         self._hives[hive_id] = replace(hive, state=state)
+        self._touch("hive", hive_id)
         if state is HiveState.OFFLINE:
             for worker in self.find_workers_on(hive_id):
                 self.forget_worker(worker.id)
@@ -241,6 +259,7 @@ class Cluster:
         """Adds or replaces a hive as registered, keeping where it stands."""
         known = self._hives.get(hive.id)
         _put_in_order(self._hives, hive.id, hive if known is None else replace(hive, state=known.state))
+        self._touch("hive", hive.id)
 
     def introduced(self, hive_id: str, changes: Mapping[str, Any]) -> None:
         """Applies what a hive says of itself. It is there only with its first report, which names its workers."""
@@ -248,6 +267,7 @@ class Cluster:
         if "models" in changes:
             self.models.set_files(hive_id, hive.models)
         self._hives[hive_id] = hive
+        self._touch("hive", hive_id)
         if "devices" in changes and self._has_freed_memory(hive):
             self._on_change()
 
@@ -313,6 +333,10 @@ class Cluster:
 
     # Inside.
 
+    def _touch(self, kind: Literal["hive", "worker"], name: str) -> None:
+        for watch in self._watches:
+            watch.add((kind, name))
+
     def _on_change(self) -> None:
         if self._changed is not None:
             self._changed.set_result(None)
@@ -328,6 +352,7 @@ class Cluster:
             self._by_model[old.model_ref].pop(worker.id, None)
         for index in (self._workers, self._by_model[worker.model_ref], self._by_hive[worker.hive_id]):
             _put_in_order(index, worker.id, worker)
+        self._touch("worker", worker.id)
         self._derive_busy(worker.id)
 
     def _derive_busy(self, worker_id: str) -> None:

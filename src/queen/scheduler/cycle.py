@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from itertools import islice
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 
 WINDOW: Final = 1000
 """Jobs looked at in one cycle, from the head of the queue. More would make a long queue slow to move."""
+
+SOONEST_AGAIN_S: Final = 0.1
+"""The least a policy can have the queue wait before it is asked again without anything having happened."""
 
 
 class SchedulingCycle:
@@ -56,22 +60,30 @@ class SchedulingCycle:
 
     async def run(self) -> None:
         """Runs cycles until cancelled."""
+        again_s: float | None = None
         while True:
-            await self._woken.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(again_s):
+                    await self._woken.wait()
             self._woken.clear()
-            await self.turn()
+            again_s = await self.turn()
 
-    async def turn(self) -> None:
-        """Runs one cycle: every waiting job within the window is decided about once."""
+    async def turn(self) -> float | None:
+        """Runs one cycle: every waiting job within the window is decided about once.
+
+        Returns after how many seconds the policy wants to be asked again, whatever happens; None when it does not.
+        """
         now = self._clock.now()
         queue = [live.job for live in islice(self._jobs.queued(now), self._window)]
         if not queue:
-            return
+            return None
         begun = self._clock.monotonic()
         proposals = await self._scheduler.decide(queue, self._cluster, now)
         duration = (self._clock.monotonic() - begun) / len(queue)
         for proposal in proposals:
             self._apply(proposal, now, duration)
+        waits = [one.retry_after_s for one in proposals if one.retry_after_s is not None]
+        return max(min(waits), SOONEST_AGAIN_S) if waits else None
 
     def _apply(self, proposal: Proposal, now: float, duration_s: float) -> None:
         live = self._jobs.get(proposal.job_id)
@@ -89,8 +101,14 @@ class SchedulingCycle:
         )
         if live is not None:
             self._record(live, decision)
+        elif not proposal.job_id:
+            self._store.save_decision(decision)
         if refusal:
             log.info("refused: %s %s: %s", proposal.action, proposal.worker_id or proposal.hive_id, refusal)
+        elif proposal.action is Action.START_WORKER:
+            self._starter.start_for(proposal)
+        elif proposal.action is Action.EVICT:
+            self._starter.evict(proposal)
         elif live is not None:
             self._effect(live, proposal, now)
 
@@ -114,8 +132,6 @@ class SchedulingCycle:
             self._cluster.reserve(worker.id, job.id)
             self._jobs.dispatched(live, worker.id, worker.hive_id, now)
             self._dispatcher.dispatch(job.id, worker)
-        elif proposal.action is Action.START_WORKER:
-            self._starter.start_for(proposal)
         elif proposal.action is Action.WAIT:
             self._starter.tell_waiting(live.job.id)
         elif proposal.action is Action.REJECT:

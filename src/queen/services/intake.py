@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from google.protobuf.duration_pb2 import Duration
 from opentelemetry import context as otel_context
@@ -16,6 +17,7 @@ from queen.links import events
 from queen.links.hives import HiveLinks
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
+from queen.services.asks import asks_of
 from rbee.v1 import job_pb2
 from wire import errors, telemetry, validation
 from wire.clock import Clock
@@ -166,7 +168,8 @@ class Intake:
 
 def restored(job: Job, spec: bytes) -> LiveJob:
     """Returns a stored job that is to go on, with what it asks for."""
-    return LiveJob(job, spec, limits=_stage_limits(job_pb2.JobSpec.FromString(spec).timeouts))
+    parsed = job_pb2.JobSpec.FromString(spec)
+    return LiveJob(replace(job, asks=asks_of(parsed)), spec, limits=_stage_limits(parsed.timeouts))
 
 
 def _stage_limits(timeouts: job_pb2.JobTimeouts) -> StageLimits:
@@ -212,4 +215,5 @@ def _job(
         no_failover=spec.no_failover,
         timeout_s=total_s,
         trace_id=telemetry.trace_id(),
+        asks=asks_of(spec),
     )

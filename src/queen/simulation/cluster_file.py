@@ -66,9 +66,7 @@ class Machine:
     models: tuple[str, ...]
     workers: tuple[WorkerPlan, ...]
     labels: Mapping[str, str]
-    latitude: float | None
-    longitude: float | None
-    region: str
+    geo: Mapping[str, float | str]
     cost_per_hour: float
     cost_per_token: float | None
     speeds: Mapping[tuple[str, str], Speed]
@@ -170,7 +168,7 @@ def _machines(section: Section, models: Mapping[str, Model]) -> list[Machine]:
     name = section.text("name")
     count = section.whole("count", 1, least=1, most=MAX_MACHINES)
     labels = section.labels("labels")
-    latitude, longitude, region = _geo(section)
+    geo = _geo(section)
     cost_per_hour = section.number("cost_per_hour", 0.0)
     cost_per_token = section.number("cost_per_token") if section.has("cost_per_token") else None
     devices = _devices(section)
@@ -179,21 +177,21 @@ def _machines(section: Section, models: Mapping[str, Model]) -> list[Machine]:
     workers = _workers(section, models, held, devices)
     section.close()
     names = [name] if count == 1 else [f"{name}-{number:0{len(str(count))}}" for number in range(1, count + 1)]
-    return [
-        Machine(one, devices, held, workers, labels, latitude, longitude, region, cost_per_hour, cost_per_token, speeds)
-        for one in names
-    ]
+    return [Machine(one, devices, held, workers, labels, geo, cost_per_hour, cost_per_token, speeds) for one in names]
 
 
-def _geo(section: Section) -> tuple[float | None, float | None, str]:
-    geo = section.section("geo")
-    if geo is None:
-        return None, None, ""
-    latitude = geo.number("latitude", least=-90, most=90) if geo.has("latitude") else None
-    longitude = geo.number("longitude", least=-180, most=180) if geo.has("longitude") else None
-    region = geo.text("region", "")
-    geo.close()
-    return latitude, longitude, region
+def _geo(section: Section) -> dict[str, float | str]:
+    below = section.section("geo")
+    geo: dict[str, float | str] = {}
+    if below is None:
+        return geo
+    for name, most in (("latitude", 90.0), ("longitude", 180.0)):
+        if below.has(name):
+            geo[name] = below.number(name, least=-most, most=most)
+    if below.has("region"):
+        geo["region"] = below.text("region")
+    below.close()
+    return geo
 
 
 def _devices(machine: Section) -> tuple[DevicePlan, ...]:

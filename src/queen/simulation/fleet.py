@@ -72,7 +72,9 @@ class Fleet:
                 record = DeviceRecord(machine.name, plan.id, plan.kind, plan.id != CPU)
                 self._devices[machine.name, plan.id] = _Device(plan, record, Pace(plan.full_speed_streams))
             files = tuple(self._models[name].file for name in machine.models)
-            self._cluster.register_hive(Hive(machine.name, labels=dict(machine.labels)))
+            self._cluster.register_hive(
+                Hive(machine.name, labels=dict(machine.labels), geo=machine.geo, cost_per_token=machine.cost_per_token)
+            )
             self._report(machine, models=files, address=f"{machine.name}:7835")
             for worker in machine.workers:
                 seat = self._seat(machine, self._spec(machine, worker, self._stage.new_id(machine.name)), started=False)
@@ -83,7 +85,6 @@ class Fleet:
     def dispatch(self, job_id: str, worker: Worker) -> None:
         """Starts running a job whose slot is reserved."""
         seat, request, now = self._seats[worker.id], self._requests[job_id], self._calendar.now()
-        self._stage.changes.workers[worker.id] = None
         seat.record.jobs.add(1, now)
         seat.device.record.jobs.add(1, now)
         cached = min(request.prompt_tokens, seat.sessions.pop(request.session_id, 0))
@@ -110,7 +111,6 @@ class Fleet:
         """Ends a worker that runs nothing; its memory is free at once."""
         worker_id, reason = proposal.worker_id, proposal.reason
         seat, now = self._seats.pop(worker_id), self._calendar.now()
-        self._stage.changes.workers[worker_id] = None
         seat.record.end, seat.record.end_reason = now, reason
         seat.device.record.workers.add(-1, now)
         self.residents[seat.machine.name].add(-1, now)
@@ -139,7 +139,6 @@ class Fleet:
     def _seat(self, machine: Machine, spec: WorkerSpec, *, started: bool) -> _Seat:
         device, now = self._devices[machine.name, spec.device_ids[0]], self._calendar.now()
         name = self._names[spec.model_ref]
-        self._stage.changes.workers[spec.worker_id] = None
         record = WorkerRecord(spec.worker_id, device.record, name, spec.slots, now, started)
         self.workers.append(record)
         device.record.workers.add(1, now)
@@ -153,7 +152,6 @@ class Fleet:
         if seat is None:
             return  # ended while it loaded
         now = self._calendar.now()
-        self._stage.changes.workers[worker_id] = None
         seat.record.ready = now
         seat.device.used_mb += seat.spec.memory_mb
         gpu_memory = {"vram_mb": seat.spec.memory_mb, "total_vram_mb": seat.device.plan.memory_mb}
@@ -223,12 +221,7 @@ class Fleet:
         self._free_slot(seat, job, request.generated_tokens, now)
 
     def _free_slot(self, seat: _Seat, job: Job, generated: int, now: float) -> None:
-        stage = self._stage
-        stage.running[job.tenant_id] -= 1
-        stage.shares.generated(job.tenant_id, generated)
-        stage.shares.left(job.tenant_id)
-        stage.changes.tenants[job.tenant_id] = None
-        stage.changes.workers[seat.spec.worker_id] = None
+        self._stage.tenants.ended(job, generated)
         seat.record.jobs.add(-1, now)
         seat.device.record.jobs.add(-1, now)
         self._cluster.release(seat.spec.worker_id, job.id, now)
@@ -239,7 +232,6 @@ class Fleet:
 
     def _report(self, machine: Machine, **facts: object) -> None:
         """Tells the registry how much memory the machine's devices have free."""
-        self._stage.changes.machines[machine.name] = None
         devices = tuple(
             Device(
                 id=plan.id,

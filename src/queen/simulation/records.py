@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from queen.core.model import Decision, Failure, JobState
+from queen.scheduler.policy import PolicyStanding
 from queen.simulation.cluster_file import ClusterPlan
 from queen.simulation.workload import Request
 
@@ -100,7 +101,7 @@ class JobOutcome:
 class Run:
     """Everything a run left behind. `weights` are the tenants' in fair shares; `refused` counts the applier's no.
 
-    `machines` is the number of workers on each machine.
+    `machines` is the number of workers on each machine; `standing` says whether a Lua policy failed.
     """
 
     plan: ClusterPlan
@@ -116,3 +117,4 @@ class Run:
     weights: Mapping[str, float]
     cycles: int
     refused: Mapping[str, int]
+    standing: PolicyStanding | None

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 from queen.core import admission
 from queen.core.faults import NoWorkersAvailable
-from queen.core.model import Decision, Failure, Job, JobState, Priority, Proposal, Worker
-from queen.core.ports import ClusterView
-from queen.core.shares import ServiceCounters
+from queen.core.model import Asks, Decision, Failure, Job, JobState, Priority, Proposal, Worker
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
 from queen.scheduler.cycle import WINDOW, SchedulingCycle
 from queen.simulation.calendar import Calendar
 from queen.simulation.cluster_file import ClusterPlan
 from queen.simulation.fleet import Fleet
+from queen.simulation.immediate import immediate
 from queen.simulation.records import JobOutcome, Level, Run
-from queen.simulation.stage import SchedulerMaker, Stage
+from queen.simulation.schedulers import StagedPolicy
+from queen.simulation.stage import SchedulerMaker, Stage, Tenants
 from queen.simulation.workload import Request
 from wire import errors, status
 
@@ -108,14 +108,14 @@ class _Simulation:
         self._cycles = self._fruitless = 0
         self._wake_at: float | None = None
         woken = self._woken = asyncio.Event()
-        cluster = Cluster(woken.set)
+        cluster = Cluster(woken.set, min_residency_s=plan.minimum_residency_s)
         jobs = self._jobs = JobTable(self._ledger, woken.set)
-        stage = self._stage = Stage(plan, cluster, weights, ServiceCounters(weights), self._new_id)
+        stage = self._stage = Stage(plan, cluster, Tenants(weights), self._new_id)
         self._fleet = Fleet(stage, calendar=self._calendar, jobs=jobs)
         self._scheduler = scheduler(stage)
-        self.name, self.version = self._scheduler.name, self._scheduler.version
+        self._policy = (self._scheduler.name, self._scheduler.version)
         self._cycle = SchedulingCycle(
-            scheduler=self,
+            scheduler=self._scheduler,
             jobs=jobs,
             cluster=cluster,
             dispatcher=self,
@@ -142,34 +142,18 @@ class _Simulation:
             self._calendar.advance()
             if self._woken.is_set():
                 self._woken.clear()
-                _finished(self._cycle.turn())
+                self._ask_again(immediate(self._cycle.turn()))
             if self._ledger.done >= told + max(1, total // 100):
                 told = self._ledger.done
                 progress(told, total)
 
     # What the cycle asks for.
 
-    async def decide(self, queue: Sequence[Job], cluster: ClusterView, now: float) -> list[Proposal]:
-        """Returns what the scheduler proposes; wakes the cycle when a policy asked to be asked again."""
-        self._cycles += 1
-        self._fruitless += 1
-        proposals = await self._scheduler.decide(queue, cluster, now)
-        waits = [one.retry_after_s for one in proposals if one.retry_after_s is not None]
-        if waits and (self._wake_at is None or now + min(waits) < self._wake_at):
-            self._wake_at = now + min(waits)
-            self._calendar.at(self._wake_at, self._wake, self._wake_at)
-        return proposals
-
     def dispatch(self, job_id: str, worker: Worker) -> None:
         """Gives a job whose slot is reserved to its worker."""
         live, stage = self._live(job_id), self._stage
-        tenant_id, session_id = live.job.tenant_id, live.job.session_id
         self._left_queue(live.job)
-        stage.running[tenant_id] += 1
-        stage.shares.read(tenant_id, stage.requests[job_id].prompt_tokens)
-        stage.changes.tenants[tenant_id] = None
-        if session_id:
-            stage.last_worker[session_id] = worker.id
+        stage.tenants.given(live.job, stage.requests[job_id].prompt_tokens)
         if live.job.detached:
             self._calendar.at(self._calendar.now() + self._timeout_s, self._time_out, live)
         self._fleet.dispatch(job_id, worker)
@@ -196,6 +180,7 @@ class _Simulation:
             session_id=request.session_id,
             detached=batch,
             timeout_s=self._timeout_s,
+            asks=Asks(max_tokens=request.max_tokens, prompt_tokens=request.prompt_tokens),
         )
         if index + 1 < len(self._arrivals):
             self._calendar.at(self._arrivals[index + 1].arrival, self._arrive, index + 1)
@@ -205,14 +190,17 @@ class _Simulation:
             return
         live = LiveJob(job, b"")
         self._waiting[job.tenant_id] += 1
-        self._stage.shares.joined(job.tenant_id)
-        self._stage.changes.tenants[job.tenant_id] = None
+        self._stage.tenants.joined(job)
         self._queue.add(1, request.arrival)
         self._jobs.add(live)
         if not batch:
             self._calendar.at(request.arrival + self._timeout_s, self._time_out, live)
 
     def _refusal(self, job: Job) -> errors.RbeeError | None:
+        if isinstance(self._scheduler, StagedPolicy):
+            admitted, why = self._scheduler.admits(job, job.submit_time)
+            if not admitted:
+                return errors.NoCapacity(f"the policy does not admit it: {why}", "NOT_ADMITTED")
         return admission.refusal(
             job,
             self._jobs.queue,
@@ -233,7 +221,7 @@ class _Simulation:
         self._jobs.failed(live, _failure(error), error, now)
         if before.state is JobState.QUEUED:
             self._left_queue(before)
-            self._stage.shares.left(before.tenant_id)
+            self._stage.tenants.left(before)
         else:
             self._fleet.drop(before)
 
@@ -246,6 +234,17 @@ class _Simulation:
             del self._waiting[job.tenant_id]
         self._queue.add(-1, self._calendar.now())
         self._fruitless = 0
+
+    def _ask_again(self, again_s: float | None) -> None:
+        """Wakes the cycle when the policy wants to be asked again, the soonest time it said."""
+        self._cycles += 1
+        self._fruitless += 1
+        if again_s is None:
+            return
+        time = self._calendar.now() + again_s
+        if self._wake_at is None or time < self._wake_at:
+            self._wake_at = time
+            self._calendar.at(time, self._wake, time)
 
     def _wake(self, time: float) -> None:
         if time == self._wake_at:
@@ -267,8 +266,8 @@ class _Simulation:
         kinds = {worker.worker_id: worker.device.kind for worker in self._fleet.workers}
         return Run(
             plan=self._stage.plan,
-            policy=self.name,
-            policy_version=self.version,
+            policy=self._policy[0],
+            policy_version=self._policy[1],
             begin=self._begin,
             end=self._calendar.now(),
             jobs=tuple(self._outcome(job, kinds) for job in self._ledger.jobs.values()),
@@ -276,9 +275,10 @@ class _Simulation:
             devices=tuple(self._fleet.devices),
             queue=self._queue,
             machines=self._fleet.residents,
-            weights=self._stage.weights,
+            weights=self._stage.tenants.weights,
             cycles=self._cycles,
             refused=dict(self._ledger.refused),
+            standing=self._scheduler.standing if isinstance(self._scheduler, StagedPolicy) else None,
         )
 
     def _outcome(self, job: Job, kinds: Mapping[str, str]) -> JobOutcome:
@@ -305,13 +305,3 @@ def _failure(error: errors.RbeeError) -> Failure:
 
 def _untold(done: int, total: int) -> None:
     """Nobody wants to know."""
-
-
-def _finished(turn: Coroutine[Any, Any, None]) -> None:
-    """Runs a coroutine that has nothing to wait for."""
-    try:
-        turn.send(None)
-    except StopIteration:
-        return
-    turn.close()
-    raise errors.Internal("a scheduler that waits for something outside cannot be simulated")

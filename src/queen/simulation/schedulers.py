@@ -1,15 +1,26 @@
-"""The schedulers a simulation can be run with."""
+"""The schedulers a simulation can be run with: the queen's own."""
 
 from __future__ import annotations
 
-from queen.core.ports import JobScheduler
-from queen.policy.inprocess import ProgramScheduler
-from queen.policy.language import Program
+from collections.abc import Sequence
+from typing import Final
+
+from queen.core.model import Job, Proposal
+from queen.core.ports import ClusterView, JobScheduler
+from queen.policy.failure import PolicyFailed, Source
+from queen.policy.in_process import InProcessDecider
+from queen.scheduler.policy import PolicyScheduler, PolicyStanding
 from queen.scheduler.simple import SimpleScheduler
-from queen.simulation.rows import StageRows
+from queen.simulation.immediate import immediate
 from queen.simulation.stage import SchedulerMaker, Stage
 from wire import errors
 from wire.errors import FieldFault
+
+DEADLINE_MS: Final = 2000.0
+"""Processor time of one decision. Much more than the 50 ms a queen allows, so that a slow machine changes no result."""
+
+HEARTBEAT_S: Final = 1.0
+"""How old what machines say may get: hives report once a second."""
 
 
 def simple(stage: Stage) -> JobScheduler:
@@ -17,24 +28,52 @@ def simple(stage: Stage) -> JobScheduler:
     return SimpleScheduler(stage.new_id)
 
 
-def lua(source: str, platform_source: str, *, name: str = "policy.lua", seed: int = 0) -> SchedulerMaker:
-    """Returns what makes a scheduler that runs a Lua policy. "" as source is the platform policy itself.
+def lua(platform: str, policy: Source | None = None) -> SchedulerMaker:
+    """Returns what makes a scheduler that runs a Lua policy, None for the platform policy, whose source is `platform`.
 
-    Raises `Invalid` when the policy does not load.
+    Making it raises `Invalid` when the policy does not load.
     """
 
     def make(stage: Stage) -> JobScheduler:
-        program = Program(explains=False)
-        faults = [program.load_platform(platform_source), program.load(source, name) if source else None]
-        if bad := [FieldFault("source", fault.message) for fault in faults if fault is not None]:
-            raise errors.invalid(bad, "policy")
-        return ProgramScheduler(
-            program,
-            name=name if source else "platform",
-            version="",
-            changes=StageRows(stage),
-            new_id=stage.new_id,
-            seed=seed,
-        )
+        return StagedPolicy(stage, platform, policy)
 
     return make
+
+
+class StagedPolicy:
+    """A `PolicyScheduler` in this process, told of a simulation's tenants and heartbeats."""
+
+    def __init__(self, stage: Stage, platform: str, policy: Source | None) -> None:
+        self._stage = stage
+        self._heard: float | None = None
+        self.name, self.version = (policy.name if policy else "platform"), ""
+        try:
+            self._decider = InProcessDecider(platform, deadline_ms=DEADLINE_MS, explains=False)
+            self._scheduler = PolicyScheduler(self._decider, stage.new_id, explains=False)
+            immediate(self._scheduler.activate(policy))
+        except PolicyFailed as failure:
+            raise errors.invalid([FieldFault(self.name, failure.message)], "policy") from None
+
+    @property
+    def standing(self) -> PolicyStanding:
+        """How the policy fares."""
+        return self._scheduler.standing
+
+    async def decide(self, queue: Sequence[Job], cluster: ClusterView, now: float) -> list[Proposal]:
+        """Returns what the policy proposes."""
+        self._update(now)
+        return await self._scheduler.decide(queue, cluster, now)
+
+    def admits(self, job: Job, now: float) -> tuple[bool, str]:
+        """Returns whether the policy lets a job in, and why not."""
+        return immediate(self._scheduler.should_admit(job, self._stage.cluster, now))
+
+    def _update(self, now: float) -> None:
+        tenants = self._stage.tenants
+        for tenant_id in tenants.touched:
+            self._decider.rows.put("tenants", tenant_id, tenants.row(tenant_id))
+        tenants.touched.clear()
+        if self._heard is None or now - self._heard >= HEARTBEAT_S:
+            self._heard = now
+            for machine in self._stage.plan.machines:
+                self._stage.cluster.heard(machine.name, now, {})

@@ -42,18 +42,12 @@ def report_tables(report: Report) -> tuple[Table, ...]:
 
 def _summary(report: Report) -> tuple[tuple[str, str], ...]:
     contended = report.fairness_contended
+    states = f"{report.completed:,} completed, {report.failed:,} failed, {report.waiting:,} waiting, {report.running:,} running"
+    read = f"{report.prompt_tokens:,} read ({report.cached_prompt_tokens:,} from cache)"
     rows = [
-        (
-            "jobs",
-            f"{report.jobs:,}: {report.completed:,} completed, {report.failed:,} failed, "
-            f"{report.waiting:,} waiting, {report.running:,} running",
-        ),
+        ("jobs", f"{report.jobs:,}: {states}"),
         ("makespan", _span(report.makespan_s)),
-        (
-            "tokens",
-            f"{report.prompt_tokens:,} read ({report.cached_prompt_tokens:,} from cache), "
-            f"{report.generated_tokens:,} generated, {report.tokens_per_s:,.0f} tok/s",
-        ),
+        ("tokens", f"{read}, {report.generated_tokens:,} generated, {report.tokens_per_s:,.0f} tok/s"),
         ("wait", _spread(report.wait)),
         ("first token", _spread(report.first_token)),
         ("queue", f"mean {report.queue_mean:,.1f}, most {report.queue_most:,}"),
@@ -176,7 +170,7 @@ def _span(seconds: float) -> str:
     return f"{seconds / 60:,.1f} min" if seconds < 36000 else f"{seconds / 3600:,.1f} h"
 
 
-def _shortened(rows: list[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+def _shortened(rows: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
     if len(rows) <= MOST_ROWS:
         return tuple(rows)
     more = (f"and {len(rows) - MOST_ROWS:,} more", *("" for _ in rows[0][1:]))

@@ -116,3 +116,25 @@ function rbee.close_environment(environment)
     error(("global %s is set inside a function; write `local %s`"):format(shown(name), tostring(name)), 2)
   end
 end
+
+local function keys_of(map)
+  local out, sorted = {}, rbee.sorted_keys(map)
+  for i = 1, #sorted do out[i] = sorted[i] end
+  return out
+end
+
+-- Everything a policy can name: kinds with their fields, helpers with what they take, methods of lists, names of Lua.
+function rbee_vocabulary()
+  local kinds = {}
+  for name, kind in pairs(rbee.kinds) do
+    kinds[name] = { fields = kind.fields, raw = kind.raw, aliases = kind.aliases }
+  end
+  local libraries = {}
+  for library, names in pairs({ string = strings, table = tables, math = numbers, utf8 = texts }) do
+    libraries[library] = keys_of(names)
+  end
+  return {
+    kinds = kinds, helpers = rbee.helpers, methods = keys_of(rbee.list_methods), lua = keys_of(base),
+    names = keys_of(api), libraries = libraries,
+  }
+end

@@ -96,10 +96,24 @@ function methods.online(list)
   return methods.filter(list, function(item) return online[item.status] end)
 end
 
+-- Whether a pool has a model's file on its disk; synthetic models need none.
+local function holds(pool, ref)
+  if type(ref) == "string" and ref:sub(1, 10) == "synthetic:" then return true end
+  local cached = pool.cached_models
+  for i = 1, #cached do
+    if cached[i] == ref then return true end
+  end
+  return false
+end
+
+-- Workers that have loaded a model or are loading it; pools that have its file.
 function methods.with_model(list, model)
   local ref = type(model) == "table" and model.model_ref or model
   if list == rbee.all_workers then return rbee.workers_with_model(ref) end
-  return methods.filter(list, function(item) return item.model_ref == ref end)
+  return methods.filter(list, function(item)
+    if rbee.kind_of(item) == "pool" then return holds(item, ref) end
+    return item.model_ref == ref
+  end)
 end
 
 function methods.in_pool(list, pool)

@@ -92,7 +92,6 @@ function rbee.kind(name, kind)
   local computed = kind.computed
   kind.refuse = function(_, key) refuse_key(name, key) end
   kind.row_meta = {
-    kind = kind,
     __index = function(row, key)
       local compute = computed[key]
       if compute then return compute(row) end
@@ -111,11 +110,14 @@ function rbee.kind(name, kind)
   return kind
 end
 
+-- Marks a view with the name of its kind: a key that policies cannot name, so that no table of theirs passes for a view.
+local KIND = {}
+
 function rbee.new_row(kind) return setmetatable({}, kind.row_meta) end
 
 function rbee.new_view(kind, row)
   -- Four entries and no more: the size of a metatable counts where there are thousands.
-  return setmetatable({}, { __index = row, __newindex = kind.refuse, __pairs = kind.pairs, __metatable = false })
+  return setmetatable({ [KIND] = kind.name }, { __index = row, __newindex = kind.refuse, __pairs = kind.pairs, __metatable = false })
 end
 
 -- Sets one field of a row under all its names.
@@ -139,10 +141,7 @@ end
 
 -- Returns the kind of a view ("worker", "job", ...), or nil for anything else.
 function rbee.kind_of(value)
-  local meta = type(value) == "table" and metatable_of(value)
-  local row = meta and meta.__index
-  local row_meta = type(row) == "table" and metatable_of(row)
-  return row_meta and row_meta.kind and row_meta.kind.name or nil
+  return type(value) == "table" and rawget(value, KIND) or nil
 end
 
 function rbee.row_of(view) return metatable_of(view).__index end
