@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from queen.core.model import Job, Proposal
@@ -28,14 +28,16 @@ def simple(stage: Stage) -> JobScheduler:
     return SimpleScheduler(stage.new_id)
 
 
-def lua(platform: str, policy: Source | None = None) -> SchedulerMaker:
+def lua(
+    platform: str, policy: Source | None = None, before_decision: Callable[[], None] = lambda: None
+) -> SchedulerMaker:
     """Returns what makes a scheduler that runs a Lua policy, None for the platform policy, whose source is `platform`.
 
-    Making it raises `Invalid` when the policy does not load.
+    Making it raises `Invalid` when the policy does not load. `before_decision` is called before each decision.
     """
 
     def make(stage: Stage) -> JobScheduler:
-        return StagedPolicy(stage, platform, policy)
+        return StagedPolicy(stage, platform, policy, before_decision)
 
     return make
 
@@ -43,7 +45,8 @@ def lua(platform: str, policy: Source | None = None) -> SchedulerMaker:
 class StagedPolicy:
     """A `PolicyScheduler` in this process, told of a simulation's tenants and heartbeats."""
 
-    def __init__(self, stage: Stage, platform: str, policy: Source | None) -> None:
+    def __init__(self, stage: Stage, platform: str, policy: Source | None, before_decision: Callable[[], None]) -> None:
+        self._before_decision = before_decision
         self._stage = stage
         self._heard: float | None = None
         self.name, self.version = (policy.name if policy else "platform"), ""
@@ -66,9 +69,11 @@ class StagedPolicy:
 
     def admits(self, job: Job, now: float) -> tuple[bool, str]:
         """Returns whether the policy lets a job in, and why not."""
+        self._before_decision()
         return immediate(self._scheduler.should_admit(job, self._stage.cluster, now))
 
     def _update(self, now: float) -> None:
+        self._before_decision()
         tenants = self._stage.tenants
         for tenant_id in tenants.touched:
             self._decider.rows.put("tenants", tenant_id, tenants.row(tenant_id))

@@ -42,7 +42,8 @@ def report_tables(report: Report) -> tuple[Table, ...]:
 
 def _summary(report: Report) -> tuple[tuple[str, str], ...]:
     contended = report.fairness_contended
-    states = f"{report.completed:,} completed, {report.failed:,} failed, {report.waiting:,} waiting, {report.running:,} running"
+    ended = f"{report.completed:,} completed, {report.failed:,} failed"
+    states = f"{ended}, {report.waiting:,} waiting, {report.running:,} running"
     read = f"{report.prompt_tokens:,} read ({report.cached_prompt_tokens:,} from cache)"
     rows = [
         ("jobs", f"{report.jobs:,}: {states}"),
