@@ -33,6 +33,7 @@ def main() -> int:
     os.nice(NICENESS)
     line = sys.stdin.buffer.readline()
     threading.Thread(target=_end_with_parent, name="parent watch", daemon=True).start()
+    request.rehearse()
     limits.apply(HEADROOM_BYTES)
     try:
         asked = request.asked(_parsed(line))

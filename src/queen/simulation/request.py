@@ -119,27 +119,45 @@ def run(
     plan = read_cluster(request.cluster_yaml)
     traffic, requests = _workload(request, plan, chance)
     total = len(requests) * (2 if request.against else 1)
-    ours = _simulated(
-        request, plan, traffic, requests, request.policy, lambda done, _: progress(done, total), before_decision
-    )
+
+    def simulated(policy: Policy, before: int) -> tuple[Run, Report]:
+        made = simulate(
+            plan,
+            requests,
+            _scheduler(policy, request.platform_source, before_decision),
+            weights={tenant.name: tenant.weight for tenant in traffic.tenants},
+            horizon_s=request.horizon_s or None,
+            timeout_s=request.timeout_s,
+            queue_capacity=request.queue_capacity,
+            window=request.window,
+            progress=lambda done, _: progress(before + done, total),
+        )
+        return made, report_on(made)
+
+    ours = simulated(request.policy, 0)
     tables = report_tables(ours[1])
     result: dict[str, Any] = {"report": asdict(ours[1])}
     if request.against:
-        before = len(requests)
-        theirs = _simulated(
-            request,
-            plan,
-            traffic,
-            requests,
-            request.against,
-            lambda done, _: progress(before + done, total),
-            before_decision,
-        )
+        theirs = simulated(request.against, len(requests))
         comparison = compare(ours, theirs)
         tables = (*comparison_tables(comparison), *tables)
         result |= {"against": asdict(theirs[1]), "comparison": asdict(comparison)}
     result["tables"] = [asdict(table) for table in tables]
     return result
+
+
+def rehearse() -> None:
+    """Uses everything once, for a process that will not be able to read files afterwards: what is imported late."""
+    cluster_yaml = """
+        models: [{name: m, file_size: 1MB, speeds: {cpu: {prefill: 1, decode: 1}}}]
+        machines: [{name: a, devices: [{kind: cpu, memory: 1GB}], workers: [{model: m}]}]
+    """
+    plan = read_cluster(cluster_yaml)
+    requests = [Request(0.0, 1, 2, model="m")]
+    policy = "function schedule(context) return dispatch(context.queue[1], context.workers[1]) end"
+    runs = [simulate(plan, requests, maker) for maker in (schedulers.simple, schedulers.lua(policy))]
+    ours, theirs = ((made, report_on(made)) for made in runs)
+    comparison_tables(compare(ours, theirs))
 
 
 def _workload(request: Asked, plan: ClusterPlan, chance: Chance) -> tuple[Traffic, list[Request]]:
@@ -150,29 +168,6 @@ def _workload(request: Asked, plan: ClusterPlan, chance: Chance) -> tuple[Traffi
         has = f"the cluster has only {', '.join(models)}"
         raise errors.invalid([FieldFault("trace_csv", f"names model '{name}', {has}") for name in unknown], "workload")
     return traffic, paced(requests, request.speed * traffic.speed, request.limit or traffic.limit)
-
-
-def _simulated(
-    request: Asked,
-    plan: ClusterPlan,
-    traffic: Traffic,
-    requests: list[Request],
-    policy: Policy,
-    progress: Callable[[int, int], None],
-    before_decision: Callable[[], None],
-) -> tuple[Run, Report]:
-    made = simulate(
-        plan,
-        requests,
-        _scheduler(policy, request.platform_source, before_decision),
-        weights={tenant.name: tenant.weight for tenant in traffic.tenants},
-        horizon_s=request.horizon_s or None,
-        timeout_s=request.timeout_s,
-        queue_capacity=request.queue_capacity,
-        window=request.window,
-        progress=progress,
-    )
-    return made, report_on(made)
 
 
 def _scheduler(policy: Policy, platform_source: str, before_decision: Callable[[], None]) -> SchedulerMaker:
