@@ -139,7 +139,7 @@ class Fleet:
     def _seat(self, machine: Machine, spec: WorkerSpec, *, started: bool) -> _Seat:
         device, now = self._devices[machine.name, spec.device_ids[0]], self._calendar.now()
         name = self._names[spec.model_ref]
-        record = WorkerRecord(spec.worker_id, device.record, name, spec.slots, now, started)
+        record = WorkerRecord(spec.worker_id, device.record, name, spec.slots, spec.memory_mb, now, started)
         self.workers.append(record)
         device.record.workers.add(1, now)
         self.residents[machine.name].add(1, now)

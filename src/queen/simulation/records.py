@@ -54,6 +54,7 @@ class WorkerRecord:
     device: DeviceRecord
     model: str
     slots: int
+    memory_mb: int
     start: float
     started: bool
     ready: float | None = None

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from queen.core.model import JobState, Priority
+from queen.core.shares import ANSWER_TOKEN, PROMPT_TOKEN
 from queen.simulation.records import DeviceRecord, JobOutcome, Level, Run, WorkerRecord
 from queen.simulation.timeline import Timeline, draw
 
@@ -30,9 +31,10 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class GroupReport:
-    """Jobs of one class, or of one tenant. `share` is its part of all tokens; tokens are prompt and generated ones.
+    """Jobs of one class, or of one tenant. `share` is its part of all tokens; only completed jobs' tokens count.
 
-    `contended_tokens`: those of jobs that got their worker while at least two tenants had jobs waiting.
+    `service` is its tokens as fair shares count them, a generated one twice; `contended_service` that of jobs that got
+    their worker while at least two tenants had jobs waiting.
     """
 
     name: str
@@ -44,7 +46,8 @@ class GroupReport:
     running: int
     prompt_tokens: int
     generated_tokens: int
-    contended_tokens: int
+    service: int
+    contended_service: int
     share: float
     wait: Spread
     first_token: Spread
@@ -95,8 +98,8 @@ class Reason:
 class Report:
     """A whole run. Times in seconds; `cost` in the currency of the cluster file.
 
-    `fairness` is Jain's index of the tenants' tokens by weight, 1 when all had their share (Jain, Chiu, Hawe 1984);
-    `fairness_contended` the same of the tokens given while at least two tenants waited, None when that never was.
+    `fairness` is Jain's index of the tenants' service by weight, 1 when all had their share (Jain, Chiu, Hawe 1984);
+    `fairness_contended` the same of what was given while at least two tenants waited, None when that never was.
     """
 
     cluster: str
@@ -139,7 +142,7 @@ def report_on(run: Run) -> Report:
     states = Counter(job.state for job in run.jobs)
     tenants = _groups(run, lambda job: job.request.tenant_id)
     generated = sum(group.generated_tokens for group in tenants)
-    contended = [group.contended_tokens / group.weight for group in tenants]
+    contended = [group.contended_service / group.weight for group in tenants]
     workers = [_worker(worker, end) for worker in run.workers]
     devices = [_device(device, end, span_s) for device in run.devices]
     return Report(
@@ -158,7 +161,7 @@ def report_on(run: Run) -> Report:
         cached_prompt_tokens=sum(worker.cached_tokens for worker in run.workers),
         wait=_spread(job.wait_s for job in run.jobs),
         first_token=_spread(job.first_token_s for job in run.jobs),
-        fairness=jain([(one.prompt_tokens + one.generated_tokens) / one.weight for one in tenants]),
+        fairness=jain([one.service / one.weight for one in tenants]),
         fairness_contended=jain(contended) if any(contended) else None,
         queue_mean=_until(run.queue, end)[1] / span_s if span_s else 0.0,
         queue_most=max((value for _, value in run.queue.changes), default=0),
@@ -222,7 +225,8 @@ def _group(name: str, jobs: list[JobOutcome], weight: float, total: int) -> Grou
         running=states[JobState.DISPATCHED] + states[JobState.RUNNING],
         prompt_tokens=sum(request.prompt_tokens for request in done),
         generated_tokens=sum(request.generated_tokens for request in done),
-        contended_tokens=sum(_tokens(job) for job in jobs if job.contended),
+        service=sum(_service(job) for job in jobs),
+        contended_service=sum(_service(job) for job in jobs if job.contended),
         share=sum(_tokens(job) for job in jobs) / total,
         wait=_spread(job.wait_s for job in jobs),
         first_token=_spread(job.first_token_s for job in jobs),
@@ -231,6 +235,12 @@ def _group(name: str, jobs: list[JobOutcome], weight: float, total: int) -> Grou
 
 def _tokens(job: JobOutcome) -> int:
     return job.request.prompt_tokens + job.request.generated_tokens if job.state is JobState.COMPLETE else 0
+
+
+def _service(job: JobOutcome) -> int:
+    if job.state is not JobState.COMPLETE:
+        return 0
+    return PROMPT_TOKEN * job.request.prompt_tokens + ANSWER_TOKEN * job.request.generated_tokens
 
 
 def _until(level: Level, end: float) -> tuple[float, float]:

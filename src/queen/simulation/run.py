@@ -140,7 +140,7 @@ class _Simulation:
             if time is None or (horizon_s is not None and time > self._begin + horizon_s):
                 break
             self._calendar.advance()
-            if self._woken.is_set():
+            while self._woken.is_set():  # again where an eviction has made room
                 self._woken.clear()
                 self._ask_again(immediate(self._cycle.turn()))
             if self._ledger.done >= told + max(1, total // 100):
