@@ -136,7 +136,7 @@ def test_a_policy_may_turn_jobs_away_at_the_door():
 
 
 def test_a_policy_that_does_not_load_is_named():
-    with pytest.raises(errors.Invalid, match="mine.lua"):
+    with pytest.raises(errors.Invalid, match=r"mine\.lua"):
         simulate(cluster(), [request(0.0, 1, 1)], lua("function schedule( end"))
 
 
