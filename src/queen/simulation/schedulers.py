@@ -48,7 +48,7 @@ class StagedPolicy:
     def __init__(self, stage: Stage, platform: str, policy: Source | None, before_decision: Callable[[], None]) -> None:
         self._before_decision = before_decision
         self._stage = stage
-        self._heard: float | None = None
+        self._heard = 0.0
         self.name, self.version = (policy.name if policy else "platform"), ""
         try:
             self._decider = InProcessDecider(platform, deadline_ms=DEADLINE_MS, explains=False)
@@ -74,11 +74,13 @@ class StagedPolicy:
 
     def _update(self, now: float) -> None:
         self._before_decision()
-        tenants = self._stage.tenants
+        rows, tenants = self._decider.rows, self._stage.tenants
         for tenant_id in tenants.touched:
-            self._decider.rows.put("tenants", tenant_id, tenants.row(tenant_id))
+            rows.put("tenants", tenant_id, tenants.row(tenant_id))
         tenants.touched.clear()
-        if self._heard is None or now - self._heard >= HEARTBEAT_S:
+        if now - self._heard >= HEARTBEAT_S:
+            # Only the row: a report through the registry would have everything about the machine written anew.
             self._heard = now
             for machine in self._stage.plan.machines:
-                self._stage.cluster.heard(machine.name, now, {})
+                if rows.has("pools", machine.name):
+                    rows.patch("pools", machine.name, {"last_report_ms": round(now * 1000)})
