@@ -84,7 +84,7 @@ local function quota_reason(context, job)
   local within, why = check_tenant_quota(tenant, job)
   if not within then return why end
   local most, running = tenant.quota_max_concurrent_jobs, (tenant.concurrent_jobs or 0) + (given.jobs[tenant.id] or 0)
-  if most and running >= most then return ("tenant %s runs %d of %d jobs"):format(tenant.id, running, most) end
+  if most and running >= most then return ("tenant %s runs %.0f of %.0f jobs"):format(tenant.id, running, most) end
 end
 
 -- 3. Worker -----------------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ local function choose(context, job, workers)
     if worker and worker.model == job.model and has_room(worker) then return worker, affinity[2] end
   end
   local worker = least_loaded(job.model, workers)
-  return worker, worker and ("least loaded, %d of %d slots free"):format(free_slots(worker), worker.slots_total)
+  return worker, worker and ("least loaded, %.0f of %.0f slots free"):format(free_slots(worker), worker.slots_total)
 end
 
 -- Tells rbee what speaks against each worker of the model, or how loaded it is: for the first jobs of a cycle, since in a
@@ -218,7 +218,7 @@ local function survey(context, job, need)
       for _, place in ipairs(places_of(pool)) do
         places[#places + 1] = place
         if place.room < need then
-          explain(pool, ("needs %d MB, %s has %d MB free"):format(need, place.name, max(0, place.room)), job)
+          explain(pool, ("needs %.0f MB, %s has %.0f MB free"):format(need, place.name, max(0, place.room)), job)
         end
       end
     end
@@ -262,17 +262,17 @@ local function victims_in(context, place, need, may_go)
   end
 end
 
--- Returns the fewest victims that make room somewhere; of equally many those unused for longest.
+-- Returns the fewest victims that make room somewhere, and where; of equally many those unused for longest.
 local function cheapest_victims(context, places, need, may_go)
-  local best
+  local best, where
   for _, place in ipairs(places) do
     local victims = (place.total or math.huge) >= need and victims_in(context, place, need, may_go)
     if victims and (best == nil or #victims < #best
         or (#victims == #best and last_used(context, victims[1]) < last_used(context, best[1]))) then
-      best = victims
+      best, where = victims, place
     end
   end
-  return best
+  return best, where
 end
 
 -- Lets the workers of a place run out, so that an old job gets its room although others keep them busy.
@@ -301,6 +301,7 @@ local function make_place(context, job)
 
   for _, each in ipairs(places) do
     if each.room + each.leaving >= need then
+      count(given.memory, each.name, need)
       return { wait(("room for %s is being made on %s"):format(model, each.name), nil, job) }
     end
   end
@@ -309,9 +310,10 @@ local function make_place(context, job)
     return not worker.pinned and (worker.min_residency_until_ms or 0) <= context.now_ms
       and not (patient and given.wanted[worker.model])
   end
-  local victims = cheapest_victims(context, places, need, may_go)
+  local victims, where = cheapest_victims(context, places, need, may_go)
   if victims then
     local decisions = {}
+    count(given.memory, where.name, need)
     for _, worker in ipairs(victims) do
       given.evicted[worker.id] = true
       decisions[#decisions + 1] = evict(worker, "idle and least recently used; makes room for " .. model)
@@ -322,13 +324,16 @@ local function make_place(context, job)
 
   for _, each in ipairs(places) do later = later or each.total == nil or each.total >= need end
   if #places > 0 and not later then
-    return { reject(job, ("no machine is large enough for %s: it needs %d MB"):format(model, need)) }
+    return { reject(job, ("no machine is large enough for %s: it needs %.0f MB"):format(model, need)) }
   elseif #places == 0 then
     return { wait(later and ("no machine with %s is healthy"):format(model) or ("no machine has %s"):format(model), nil, job) }
   end
   local held = not patient and hold(context, places, need, may_go)
-  if held then return { wait(("%s is kept free for %s"):format(held.name, model), nil, job) } end
-  return { wait(("%s needs %d MB and nothing that may be evicted makes room"):format(model, need), nil, job) }
+  if held then
+    count(given.memory, held.name, need)
+    return { wait(("%s is kept free for %s"):format(held.name, model), nil, job) }
+  end
+  return { wait(("%s needs %.0f MB and nothing that may be evicted makes room"):format(model, need), nil, job) }
 end
 
 -- Returns what to do about a job for whose model no worker has a free slot.

@@ -9,15 +9,20 @@ function schedule(context)
   local mine = find_workers_by_model(job.model)
   local worker = mine:available():first()
   if worker then return dispatch(job, worker, "next in line") end
-  if mine:any(function(each) return each.status ~= "failed" end) then return wait("next in line, its model is busy or loading") end
+  if mine:any(function(each) return each.status ~= "failed" end) then
+    return wait("behind " .. job.id .. ", whose model is busy or loading")
+  end
 
   for _, pool in ipairs(context.pools:available():with_model(job.model)) do
     local here = pool.workers:filter(function(each) return each.status ~= "failed" end)
     if here:count() < MODELS_MAX then
-      return start_worker{ model_ref = job.model, pool_id = pool.id, job = job, reason = "next in line" }
+      local start = start_worker{ model_ref = job.model, pool_id = pool.id, job = job, reason = "next in line" }
+      return batch{ start, wait("behind " .. job.id .. ", whose model is being started") }
     end
     local idle = here:idle():filter(function(each) return not each.pinned end):max_by("idle_ms")
-    if idle then return evict(idle, "swapped for " .. job.model) end
+    if idle then
+      return batch{ evict(idle, "swapped for " .. job.model), wait("behind " .. job.id .. ", which swaps") }
+    end
   end
-  return wait("next in line, waits until a model can be swapped")
+  return wait("behind " .. job.id .. ", for which no model can be swapped yet")
 end

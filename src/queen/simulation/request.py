@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from queen.policy import yaml_compiler
 from queen.policy.failure import Source
 from queen.scheduler.cycle import WINDOW
 from queen.simulation import schedulers
@@ -27,11 +28,14 @@ SIMPLE: Final = "simple"
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A policy of a request. No source: the platform policy. `language` is "lua", "yaml" or "simple"."""
+    """A policy of a request. No source: the platform policy. `language` is "lua", "yaml" or "simple"; "": told from the text.
+
+    "simple" is the scheduler without a policy.
+    """
 
     name: str = ""
     source: str = ""
-    language: str = "lua"
+    language: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +86,8 @@ def _policy(given: Any, name: str, faults: list[FieldFault]) -> Policy | None:
         faults.append(FieldFault(name, "an object with name, source and language"))
         return None
     policy = Policy(**_fields(given, Policy, f"{name}.", faults))
-    if policy.language not in ("lua", SIMPLE):
-        faults.append(FieldFault(f"{name}.language", f"lua or simple, not '{policy.language}'"))
+    if policy.language not in ("", "lua", "yaml", SIMPLE):
+        faults.append(FieldFault(f"{name}.language", f"lua, yaml or simple, not '{policy.language}'"))
     return policy
 
 
@@ -158,6 +162,7 @@ def rehearse() -> None:
     runs = [simulate(plan, requests, maker) for maker in (schedulers.simple, schedulers.lua(policy))]
     ours, theirs = ((made, report_on(made)) for made in runs)
     comparison_tables(compare(ours, theirs))
+    yaml_compiler.compile("rules: [{name: r, condition: always, action: {select: workers.first()}}]", "r.yaml")
 
 
 def _workload(request: Asked, plan: ClusterPlan, chance: Chance) -> tuple[Traffic, list[Request]]:
@@ -173,5 +178,17 @@ def _workload(request: Asked, plan: ClusterPlan, chance: Chance) -> tuple[Traffi
 def _scheduler(policy: Policy, platform_source: str, before_decision: Callable[[], None]) -> SchedulerMaker:
     if policy.language == SIMPLE:
         return schedulers.simple
-    source = Source(policy.name or "policy", policy.source) if policy.source else None
+    source = _lua(policy) if policy.source else None
     return schedulers.lua(platform_source, source, before_decision)
+
+
+def _lua(policy: Policy) -> Source:
+    """Returns a policy's Lua; raises `Invalid` with what is wrong with its YAML."""
+    name = policy.name or "policy"
+    if policy.language == "lua" or (not policy.language and not yaml_compiler.is_yaml(policy.source, policy.name)):
+        return Source(name, policy.source)
+    compiled = yaml_compiler.compile(policy.source, name)
+    if not compiled.lua:
+        fatal = [problem for problem in compiled.problems if problem.fatal]
+        raise errors.invalid([FieldFault(f"{name}:{one.line}", one.message) for one in fatal], "policy")
+    return Source(name, compiled.lua)

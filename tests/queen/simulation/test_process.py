@@ -47,6 +47,19 @@ def test_progress_comes_first_and_the_result_last():
     assert result["tables"][0]["title"] == "platform against simple"
 
 
+YAML = "rules: [{name: any, condition: always, action: {select: workers.idle().first()}}]"
+
+
+def test_yaml_is_compiled():
+    with Simulation({**ASKED, "policy": {"name": "mine.yaml", "source": YAML}}) as simulation:
+        report = simulation.lines()[-1]["result"]["report"]
+    assert report["policy"] == "mine.yaml"
+    assert report["completed"] > 0
+    with Simulation({**ASKED, "policy": {"source": YAML.replace("idle", "idel"), "language": "yaml"}}) as simulation:
+        [fault] = simulation.lines()[-1]["error"]["faults"]
+    assert fault["field"] == "policy:1"
+
+
 def test_the_same_seed_gives_the_same_result_in_another_process():
     with Simulation(ASKED) as one, Simulation(ASKED) as other:
         assert one.lines()[-1] == other.lines()[-1]

@@ -58,7 +58,7 @@ local began, limit_ms
 local function watch()
   if (clock() - began) * 1000 < limit_ms then return end
   sethook(watch, "", 1)
-  error(("policy exceeded %d ms"):format(limit_ms), 0)
+  error(("policy exceeded %.0f ms"):format(limit_ms), 0)
 end
 
 local function call(fn, now, limit, ...)

@@ -60,7 +60,7 @@ helper("jobs", "can_job_fit", "string|job, worker", function(id, worker)
   if worker.status == "loading" then return false, "still loads the model" end
   if worker.status ~= "ready" and worker.status ~= "busy" then return false, "is " .. (worker.status or "not known") end
   if (worker.slots_available or 0) <= 0 then
-    return false, ("all %d slots are taken"):format(worker.slots_total or 0)
+    return false, ("all %.0f slots are taken"):format(worker.slots_total or 0)
   end
   return true
 end)

@@ -89,7 +89,7 @@ end)
 helper("gpus", "check_gpu_compatibility", "string|gpu, string|model", function(id, model)
   local gpu, need = gpu_of(id, "check_gpu_compatibility"), rbee.api.model_vram_required(model)
   if gpu == nil or need == nil or gpu.vram_total == nil then return nil end
-  if gpu.vram_total < need then return false, ("needs %d MB, has %d MB"):format(need, gpu.vram_total) end
+  if gpu.vram_total < need then return false, ("needs %.0f MB, has %.0f MB"):format(need, gpu.vram_total) end
   return true
 end)
 

@@ -12,15 +12,15 @@ local function tokens_of(job) return (job.prompt_tokens or 0) + (job.max_tokens 
 local function excess(tenant, jobs, tokens, vram_mb)
   local most = tenant.quota_max_concurrent_jobs
   if most and jobs > 0 and (tenant.concurrent_jobs or 0) + jobs > most then
-    return ("tenant %s runs %d of %d jobs"):format(tenant.id, tenant.concurrent_jobs or 0, most)
+    return ("tenant %s runs %.0f of %.0f jobs"):format(tenant.id, tenant.concurrent_jobs or 0, most)
   end
   local daily = tenant.quota_tokens_daily
   if daily and (tenant.tokens_used_today or 0) + tokens > daily then
-    return ("tenant %s has used %d of %d tokens today"):format(tenant.id, tenant.tokens_used_today or 0, daily)
+    return ("tenant %s has used %.0f of %.0f tokens today"):format(tenant.id, tenant.tokens_used_today or 0, daily)
   end
   local vram = tenant.quota_vram
   if vram and (tenant.quota_used or 0) + vram_mb > vram then
-    return ("tenant %s uses %d of %d MB"):format(tenant.id, tenant.quota_used or 0, vram)
+    return ("tenant %s uses %.0f of %.0f MB"):format(tenant.id, tenant.quota_used or 0, vram)
   end
 end
 
