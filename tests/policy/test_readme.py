@@ -41,8 +41,7 @@ def test_every_field_is_documented_and_nothing_else(vocabulary, kind):
 def test_every_helper_is_documented_with_what_it_takes(vocabulary):
     documented = {}
     for cell in first_cells(section("Decisions")) + first_cells(section("Helpers")):
-        for name, given in re.findall(r"`(\w+)[({]([^`]*)[)}]`", cell):
-            documented[name] = given
+        documented |= dict(re.findall(r"`(\w+)[({]([^`]*)[)}]`", cell))
     helpers = {name: helper.signature for name, helper in vocabulary.helpers.items()}
     assert documented.keys() == helpers.keys()
     for name, signature in helpers.items():

@@ -267,6 +267,7 @@ class Hive:
     """A machine's agent as the queen knows it; devices and models as it last reported them.
 
     `was_online`: it was heard of when the queen before this one ended.
+    `geo` has latitude, longitude (degrees) and region where they are known.
     """
 
     id: str
@@ -284,6 +285,8 @@ class Hive:
     ram_free_mb: int | None = None
     last_report_time: float | None = None
     was_online: bool = False
+    geo: Mapping[str, float | str] = field(default_factory=dict)
+    cost_per_token: float | None = None
 
     @property
     def online(self) -> bool:

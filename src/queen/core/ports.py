@@ -29,6 +29,11 @@ class ClusterView(Protocol):
         """Which models there are."""
         ...
 
+    @property
+    def min_residency_s(self) -> float:
+        """How long a worker is not to be evicted after its start, seconds."""
+        ...
+
     def watch(self) -> set[Touched]:
         """Returns a set that from now on gets whatever is touched, and has all there is; its owner empties it."""
         ...
@@ -106,7 +111,7 @@ class Dispatcher(Protocol):
 
 
 class WorkerStarter(Protocol):
-    """Starts workers; concurrent wishes for one model share one start."""
+    """Starts workers, and stops those that are evicted; concurrent wishes for one model share one start."""
 
     def start_for(self, proposal: Proposal) -> None:
         """Starts the worker a proposal asks for, on behalf of its job if it names one; returns at once."""
@@ -121,8 +126,8 @@ class WorkerStarter(Protocol):
         ...
 
 
-class Store(Protocol):
-    """What survives the queen. Writes return when they are accepted; `flush` returns when they are on disk."""
+class Journal(Protocol):
+    """Where changes are written. Writes return when they are accepted."""
 
     def save_job(self, job: Job) -> None:
         """Writes a job's newest state."""
@@ -147,6 +152,10 @@ class Store(Protocol):
     def save_decision(self, decision: Decision) -> None:
         """Writes a decision."""
         ...
+
+
+class Store(Journal, Protocol):
+    """What survives the queen. `flush` returns when what was accepted before is on disk."""
 
     def save_hive(self, hive: Hive) -> None:
         """Writes a hive as registered, and whether it is online."""

@@ -8,12 +8,15 @@ from queen.policy.rows import Rows, patch
 
 
 class InProcessDecider:
-    """Decides like the sandbox's host, at once: its coroutines never wait. `deadline_ms` is processor time a call."""
+    """Decides like the sandbox's host, at once: its coroutines never wait.
 
-    def __init__(self, platform: str, *, deadline_ms: float = DEADLINE_MS) -> None:
+    `deadline_ms` is processor time a call; `explains` False leaves out what policies say of candidates.
+    """
+
+    def __init__(self, platform: str, *, deadline_ms: float = DEADLINE_MS, explains: bool = True) -> None:
         self.rows = Rows()
         self._deadline_ms = deadline_ms
-        self._program = Program()
+        self._program = Program(explains=explains)
         if error := self._program.load_platform(platform):
             raise PolicyFailed("error", f"the platform policy cannot be loaded: {error.message}")
 

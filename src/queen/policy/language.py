@@ -120,10 +120,11 @@ class Vocabulary:
 class Program:
     """A policy ready to decide. State persists between calls and is patched; decisions do not change it.
 
-    `max_memory_mb` bounds the heap of state and policy together.
+    `max_memory_mb` bounds the heap of state and policy together. `explains` False: nobody reads what policies say of
+    candidates, and `Outcome.explained` stays empty.
     """
 
-    def __init__(self, *, max_memory_mb: int = MAX_MEMORY_MB) -> None:
+    def __init__(self, *, max_memory_mb: int = MAX_MEMORY_MB, explains: bool = True) -> None:
         self._lua = lua54.LuaRuntime(
             unpack_returned_tuples=True,
             register_eval=False,
@@ -134,6 +135,7 @@ class Program:
         for name, source in prelude.sources():
             self._lua.execute(source, name=f"=prelude/{name}", mode="t")
         names = self._lua.globals()
+        names.rbee.unexplained = not explains
         self._put, self._remove, self._queue = names.rbee_put, names.rbee_remove, names.rbee_queue
         self._load, self._load_platform, self._unload = names.rbee_load, names.rbee_load_platform, names.rbee_unload
         self._decide, self._decide_platform = names.rbee_decide, names.rbee_decide_platform

@@ -171,6 +171,9 @@ class Mirror:
             "idle_since_ms": _ms(cluster.idle_since(worker.id) or worker.start_time) if idle else None,
             "memory_claimed_mb": spec.memory_mb or None,
             "labels": (dict(hive.labels) or None) if hive is not None else None,
+            "geo": (dict(hive.geo) or None) if hive is not None else None,
+            "cost_per_token": hive.cost_per_token if hive is not None else None,
+            "min_residency_until_ms": _ms(worker.start_time + cluster.min_residency_s) if worker.start_time else None,
         }
 
 
@@ -184,6 +187,7 @@ def _pool_row(hive: Hive, held: list[str], claims: Mapping[str, int]) -> Row:
         "ram_free_mb": hive.ram_free_mb if hive.ram_free_mb is not None else cpu and cpu.memory_free_mb,
         "ram_total_mb": cpu and cpu.memory_total_mb,
         "labels": dict(hive.labels) or None,
+        "geo": dict(hive.geo) or None,
         "gpus": [_gpu_row(device, claims.get(device.id, 0)) for device in hive.devices if device.id != "cpu"],
     }
 

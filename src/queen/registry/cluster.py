@@ -34,10 +34,17 @@ class Cluster:
     """Hives and workers as last reported, and the slots and memory the queen has promised of them.
 
     `on_change` is called after every change that could let a waiting job go on, `on_hive` with each hive that has gone
-    online or offline.
+    online or offline. `min_residency_s`: how long a worker is not to be evicted after its start.
     """
 
-    def __init__(self, on_change: Callable[[], None], on_hive: Callable[[Hive], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        on_change: Callable[[], None],
+        on_hive: Callable[[Hive], None] = lambda _: None,
+        *,
+        min_residency_s: float = 0.0,
+    ) -> None:
+        self.min_residency_s = min_residency_s
         # These are kept in order of their keys, as they change far less often than they are asked for.
         self._hives: dict[str, Hive] = {}
         self._workers: dict[str, Worker] = {}

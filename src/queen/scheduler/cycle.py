@@ -13,7 +13,7 @@ from opentelemetry import trace
 
 from queen.core import applier
 from queen.core.model import Action, Decision, Job, Proposal
-from queen.core.ports import Dispatcher, JobScheduler, Store, WorkerStarter
+from queen.core.ports import Dispatcher, JobScheduler, Journal, WorkerStarter
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
 from wire import telemetry
@@ -46,10 +46,11 @@ class SchedulingCycle:
         dispatcher: Dispatcher,
         starter: WorkerStarter,
         reject: Callable[[LiveJob, Proposal], None],
-        store: Store,
+        store: Journal,
         clock: Clock,
         new_id: Callable[[str], str],
         woken: asyncio.Event,
+        window: int = WINDOW,
     ) -> None:
         self._scheduler = scheduler
         self._jobs = jobs
@@ -61,34 +62,37 @@ class SchedulingCycle:
         self._clock = clock
         self._new_id = new_id
         self._woken = woken
-        self._ask_again_s: float | None = None
         self._refused: set[tuple[Action, str, str]] = set()
+        self._window = window
 
     async def run(self) -> None:
         """Runs cycles until cancelled."""
+        again_s: float | None = None
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._ask_again_s):
+                async with asyncio.timeout(again_s):
                     await self._woken.wait()
             self._woken.clear()
-            await self.turn()
+            again_s = await self.turn()
 
-    async def turn(self) -> None:
-        """Runs one cycle."""
-        self._ask_again_s = None
+    async def turn(self) -> float | None:
+        """Runs one cycle: every waiting job within the window is decided about once.
+
+        Returns after how many seconds the policy wants to be asked again, whatever happens; None when it does not.
+        """
         now = self._clock.now()
-        queue = [live.job for live in islice(self._jobs.queued(now), WINDOW)]
+        queue = [live.job for live in islice(self._jobs.queued(now), self._window)]
         if not queue:
-            return
+            return None
         begun = self._clock.monotonic()
         proposals = await self._scheduler.decide(queue, self._cluster, now)
         duration = (self._clock.monotonic() - begun) / len(queue)
-        waits = [one.retry_after_s for one in proposals if one.retry_after_s is not None]
-        self._ask_again_s = max(min(waits), SOONEST_AGAIN_S) if waits else None
         for number, proposal in enumerate(filter(self._is_news, proposals), start=1):
             self._apply(proposal, now, duration)
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)  # what changes meanwhile the applier sees
+        waits = [one.retry_after_s for one in proposals if one.retry_after_s is not None]
+        return max(min(waits), SOONEST_AGAIN_S) if waits else None
 
     def _is_news(self, proposal: Proposal) -> bool:
         """Whether a proposal is more than to wait on for the same reason, as most are in a long queue."""

@@ -28,6 +28,6 @@ LOAD_ORDER: Final = (
 
 @cache
 def sources() -> list[tuple[str, str]]:
-    """Returns (name, source) of each file, in load order."""
+    """Returns (name, source) of each file, in load order; they are read once."""
     folder = files(__name__)
     return [(name, (folder / f"{name}.lua").read_text("utf-8")) for name in LOAD_ORDER]

@@ -52,6 +52,7 @@ end)
 
 -- Says of a worker (or of a pool, as a place for a new one) why it does not get the job, or with what score it could.
 helper("debugging", "explain", "worker|pool, string|number, job?", function(thing, said, job)
+  if rbee.unexplained then return end -- nobody will read it
   local report = rbee.report
   job = job or rbee.job_at_hand
   local explained, per_job = report.explained, report.explained_per_job

@@ -23,7 +23,7 @@ _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS, _PR_SET_DUMPABLE 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
 
-def apply() -> list[str]:
+def apply(headroom_bytes: int = HEADROOM_BYTES) -> list[str]:
     """Applies every limit this machine has and returns those that hold, as `rbee status` shows them."""
     held = []
     if sys.platform == "linux":
@@ -33,7 +33,7 @@ def apply() -> list[str]:
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         if libc.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1:
             held.append("no_new_privs")
-        held += _rlimits(_address_space_bytes() + HEADROOM_BYTES)
+        held += _rlimits(_address_space_bytes() + headroom_bytes)
         if seccomp.install(libc) and _refuses_sockets():
             held.append("seccomp")
         elif libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0:
