@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -91,7 +92,7 @@ async def _start_worker(channel: grpc.aio.Channel, slots: int, engine_options: d
 
 
 def _start_queen(address: str, folder: Path) -> psutil.Popen:
-    with _log(folder).open("wb") as output:
+    with _log(folder).open("ab") as output:
         return psutil.Popen(
             [sys.executable, "-m", "queen", "--listen", address, "--data-dir", str(folder / "data")],
             env={**os.environ, "RBEE_QUEEN_HIVE_LISTEN": "127.0.0.1:0"},
@@ -124,6 +125,49 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+class Programs:
+    """A queen and a hive of another machine, which outlives her. `kill_queen` is SIGKILL; `stop` ends both."""
+
+    def __init__(self, folder: Path) -> None:
+        self.queen_address = f"127.0.0.1:{_free_port()}"
+        self._folder = folder
+        self._running: list[psutil.Popen] = []
+
+    @property
+    def database_url(self) -> str:
+        """Returns the URL of her database."""
+        return f"sqlite:///{self._folder / 'data' / 'queen.db'}"
+
+    def start_queen(self) -> psutil.Popen:
+        """Starts her without waiting."""
+        self._queen = _start_queen(self.queen_address, self._folder)
+        self._running.append(self._queen)
+        return self._queen
+
+    def start_hive(self) -> None:
+        """Starts the hive without waiting."""
+        arguments = ("--name", "bench", "--queen", self.queen_address, "--listen", "127.0.0.1:0")
+        with (self._folder / "hive.log").open("ab") as output:
+            self._running.append(
+                psutil.Popen(
+                    [sys.executable, "-m", "hive", *arguments, "--data-dir", str(self._folder / "hive")],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                )
+            )
+
+    def kill_queen(self) -> None:
+        """Ends her as a crash would."""
+        self._queen.kill()
+        self._queen.wait()
+
+    def stop(self) -> None:
+        """Ends what runs."""
+        for process in reversed(self._running):
+            _stop(process)
 
 
 # Calls whose messages stay bytes, so that the load generator costs little.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Callable
@@ -211,9 +212,12 @@ class _Queen:
         hives = await store.list_hives()
         for hive in hives:
             queen.cluster.register_hive(hive)
+        gc.disable()  # all of it stays: looking through it again and again would take longer than making it
         for job, spec in await store.load_unfinished():
             kept = await store.get_output(job.id) if job.first_token_time is not None else None
             queen._recovery.restore(queen._intake.restored(job, spec), kept[1] if kept else [])
+        gc.freeze()
+        gc.enable()
         queen._recovery.begin({hive.id for hive in hives if hive.was_online}, queen._callers)
         await queen._start_policies()
         return queen

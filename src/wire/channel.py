@@ -11,6 +11,9 @@ from wire import errors
 MAX_MESSAGE_BYTES: Final = 16 * 2**20
 """Largest message either side accepts. A prompt may have 4 MiB; lists page well below this."""
 
+ADDRESSEE: Final = "rbee-addressee"
+"""Metadata key of a call that is meant for the program of this id alone, not for another one at its address."""
+
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -22,6 +25,8 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.enable_http_proxy", 0),
+    # Channels share nothing: not the pauses between the tries to reach a program that was at the same address before.
+    ("grpc.use_local_subchannel_pool", 1),
 )
 
 

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from opentelemetry import context as otel_context
 
 from wire import errors, status, telemetry
-from wire.channel import MAX_MESSAGE_BYTES, split_address
+from wire.channel import ADDRESSEE, MAX_MESSAGE_BYTES, split_address
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +31,14 @@ SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 )
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
+Check = Callable[[grpc.aio.ServicerContext[Any, Any]], None]
 
 
 class Server:
     """A gRPC server with health per service and reflection. Streaming methods use `context.write`, never `yield`.
 
     That rule keeps the edge's cost per call, not per message: grpc would otherwise drive one more generator for
-    every token.
+    every token. `addressee`, once set, is the id by which others know this program: calls for another are refused.
     """
 
     def __init__(self, program: str) -> None:
@@ -47,10 +48,13 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._names: list[str] = []
         self.port = 0
+        self.addressee = ""
 
     def add(self, service: ServiceDescriptor, servicer: object, raw: Collection[str] = ()) -> None:
         """Serves a service; methods named in `raw` write serialised bytes instead of messages."""
-        handlers = {method.name: _handler(method, servicer, method.name in raw) for method in service.methods}
+        handlers = {
+            method.name: _handler(method, servicer, method.name in raw, self._check) for method in service.methods
+        }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
         self._names.append(service.full_name)
 
@@ -88,9 +92,14 @@ class Server:
         await self.refuse_new()
         await self._server.stop(grace_s)
 
+    def _check(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        for key, wanted in context.invocation_metadata() or ():
+            if key == ADDRESSEE and self.addressee and wanted != self.addressee:
+                raise errors.Unreachable(f"{wanted!s} is gone; at its address is {self.addressee}", "ADDRESSEE_GONE")
 
-def _handler(method: MethodDescriptor, servicer: object, raw: bool) -> grpc.RpcMethodHandler[Any, Any]:
-    behaviour = _edge(method, getattr(servicer, method.name))
+
+def _handler(method: MethodDescriptor, servicer: object, raw: bool, check: Check) -> grpc.RpcMethodHandler[Any, Any]:
+    behaviour = _edge(method, getattr(servicer, method.name), check)
     reader = message_factory.GetMessageClass(method.input_type).FromString
     writer = None if raw else message_factory.GetMessageClass(method.output_type).SerializeToString
     make: Any = {
@@ -103,8 +112,8 @@ def _handler(method: MethodDescriptor, servicer: object, raw: bool) -> grpc.RpcM
     return handler
 
 
-def _edge(method: MethodDescriptor, behaviour: Behaviour) -> Behaviour:
-    """Wraps a method once per call: joins the caller's trace and turns errors into status with details."""
+def _edge(method: MethodDescriptor, behaviour: Behaviour, check: Check) -> Behaviour:
+    """Wraps a method once per call: checks it, joins the caller's trace and turns errors into status with details."""
     name = f"{method.containing_service.name}.{method.name}"
     if not inspect.iscoroutinefunction(behaviour):
         # The generated base class's own method: declared in the contract, not served yet.
@@ -119,6 +128,7 @@ def _edge(method: MethodDescriptor, behaviour: Behaviour) -> Behaviour:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         token = otel_context.attach(telemetry.extract(context.invocation_metadata()))
         try:
+            check(context)
             return await behaviour(request, context)
         except errors.RbeeError as error:
             await abort(context, error)

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from queen.core import feasibility
+from queen.core.faults import MAX_ATTEMPTS
 from queen.core.model import Action, JobState, Proposal, StageLimits
 from queen.links.hives import HiveLinks
 from queen.provision.workers import WorkerStarts
@@ -166,3 +167,13 @@ async def test_the_last_to_wait_takes_the_start_along(scene):
         assert "mill-first still loads the model on mill" in world.failures["job-1"].message
         assert "its limit there is 0.05 s, raise it with --start-timeout" in world.failures["job-1"].message
         await world.until(lambda: world.world.cluster.list_online_workers() == [])
+
+
+async def test_a_start_that_is_cut_short_is_left_to_the_next_cycle_and_not_for_ever(scene):
+    async with scene(mill=failing("WORKER_KILLED")) as world:
+        live = world.waiting(1)
+        for left in reversed(range(MAX_ATTEMPTS)):
+            world.start(live, "mill")
+            await world.until(lambda: not world.world.cluster.list_online_workers())
+            assert bool(world.failures) is not bool(left)
+        assert world.failures["job-1"].reason == "WORKER_KILLED"

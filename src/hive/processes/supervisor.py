@@ -85,12 +85,14 @@ class Supervisor:
     async def ready(self, worker_id: str) -> Worker:
         """Returns a worker once it is ready; the start goes on when the caller stops waiting.
 
-        Raises `Unreachable` WORKER_START_FAILED with its last lines, `NotFound` WORKER_NOT_FOUND.
+        Raises `Unreachable` WORKER_START_FAILED with its last lines, or WORKER_KILLED when somebody else's signal ended
+        it; `NotFound` WORKER_NOT_FOUND.
         """
         worker = self._known(worker_id)
         await worker.settled.wait()
         if worker.state is not WorkerState.READY:
-            raise errors.Unreachable(worker.why_not_ready(), "WORKER_START_FAILED", metadata={"worker_id": worker_id})
+            reason = "WORKER_KILLED" if worker.was_killed else "WORKER_START_FAILED"
+            raise errors.Unreachable(worker.why_not_ready(), reason, metadata={"worker_id": worker_id})
         return worker.view()
 
     def announce(self, token: str, port: int, slots_total: int, context_length: int, backend: Backend) -> str:

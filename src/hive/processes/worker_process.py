@@ -63,6 +63,12 @@ class WorkerProcess:
         self.settled.set()
         self.ended.set()
 
+    @property
+    def was_killed(self) -> bool:
+        """Whether it was ended by a signal that the hive did not send."""
+        killed = self.exit is not None and self.exit.exit_code < 0
+        return killed and self.state is WorkerState.FAILED and not self.not_ready_in_time
+
     def why_not_ready(self) -> str:
         """Returns, for a person, why a worker that was waited for is not ready, with the last lines it logged."""
         what = f"worker {self.spec.worker_id} for {self.spec.model_ref}"

@@ -135,7 +135,7 @@ class JobDispatcher:
         worker = self._cluster.get_worker(job.attempt.worker_id) if job.attempts else None
         if worker is None:
             return []
-        generation, frames = self._links.resume(worker.address, job.id, 0), []
+        generation, frames = self._links.resume(worker, job.id, 0), []
         try:
             while frame := await generation.read():
                 frames.append(frame)
@@ -212,7 +212,7 @@ class JobDispatcher:
         live.feed.append(self._started_frame(live))
         first = live.job.attempt.number == 1 and not live.taken_over
         return self._links.generate(
-            worker.address,
+            worker,
             live.spec,
             job_id=live.job.id,
             attempt=live.job.attempt.number,
@@ -222,7 +222,7 @@ class JobDispatcher:
 
     def _resumed(self, live: LiveJob, worker: Worker) -> Generation:
         made = events.token_count(live.feed.frames) + len(live.prefix or ())
-        return self._links.resume(worker.address, live.job.id, made)
+        return self._links.resume(worker, live.job.id, made)
 
     async def _move(self, live: LiveJob, generation: Generation, watch: StallWatch, *, adopted: bool) -> bytes:
         """Moves messages from worker to feed, unread; returns the last."""
@@ -284,7 +284,7 @@ class JobDispatcher:
     async def _end_on_worker(self, live: LiveJob, worker: Worker) -> None:
         """Ends a job's generation; a worker that does not confirm it is taken out of service."""
         try:
-            await self._links.cancel(worker.address, live.job.id)
+            await self._links.cancel(worker, live.job.id)
         except errors.RbeeError as error:
             log.error("%s did not confirm the end of a job: %s", worker.id, error, extra={"job_id": live.job.id})
             self._abandon(worker)

@@ -54,7 +54,7 @@ class Reconciler:
 
     async def _ask(self, worker: Worker) -> None:
         try:
-            drains, known = await self._links.generations(worker.address)
+            drains, known = await self._links.generations(worker)
             # What runs first: what has ended takes no slot.
             for generation in sorted(known, key=lambda one: one.ended):
                 await self._settle(worker, generation)
@@ -75,7 +75,7 @@ class Reconciler:
             self._take_over(live, worker, generation)
         elif not generation.ended and not (live is not None and _runs(live, worker)):
             log.info("worker %s still runs a job that is not its own any more; it is ended", worker.id)
-            await self._links.cancel(worker.address, generation.job_id)
+            await self._links.cancel(worker, generation.job_id)
 
     def _take_over(self, live: LiveJob, worker: Worker, generation: KnownGeneration) -> None:
         self._recovery.taken_over(live)

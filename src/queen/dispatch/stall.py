@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from queen.core.model import StageLimits
 from wire import errors
+
+LATE_S: Final = 1.0
+"""A timer that fires this late means that the queen did not run in between: what the worker sent has yet to be read."""
 
 
 class StallWatch:
@@ -22,6 +26,7 @@ class StallWatch:
         self._task = asyncio.current_task()
         self._begun = self._heard = self._loop.time()
         self._any = False
+        self._due = self._begun
         self._timer: asyncio.TimerHandle | None = None
         self._arm(limits.first_token_s)
 
@@ -48,11 +53,14 @@ class StallWatch:
     def _arm(self, delay_s: float | None) -> None:
         self.close()
         if delay_s is not None:
+            self._due = self._loop.time() + delay_s
             self._timer = self._loop.call_later(delay_s, self._look)
 
     def _look(self) -> None:
         limit_s = self._limits.stall_s if self._any else self._limits.first_token_s
         assert limit_s is not None, "the timer runs only where there is a limit"
+        if self._loop.time() > self._due + LATE_S:
+            self._heard = self._loop.time()
         silent_s = self._loop.time() - self._heard
         if silent_s < limit_s:
             self._arm(limit_s - silent_s)

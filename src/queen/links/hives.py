@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 import grpc
 
@@ -86,7 +86,11 @@ class HiveLinks:
         return hive_agent_service_pb2_grpc.HiveAgentServiceStub(self._channels[address])
 
 
+_TRANSPORT: Final = {code.name for code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)}
+"""What the transport says of a hive that has ended, before or during a call."""
+
+
 def _named(found: errors.RbeeError, address: str) -> errors.RbeeError:
-    if isinstance(found, errors.Unreachable) and found.reason == grpc.StatusCode.UNAVAILABLE.name:
+    if found.reason in _TRANSPORT:
         return errors.Unreachable(f"the hive at {address} does not answer; see: rbee hive list", "HIVE_UNREACHABLE")
     return found

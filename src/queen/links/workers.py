@@ -1,4 +1,7 @@
-"""Calls to workers: a channel each, requests built around the serialised job, messages handed on unread."""
+"""Calls to workers: a channel each, requests built around the serialised job, messages handed on unread.
+
+Each call names the worker it is for: a port may be used again, by a worker with another model.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Final
 import grpc
 
 from queen.core.faults import StreamConnectionFailed, StreamReadError, WorkerCommunicationFailed, WorkerError
+from queen.core.model import Worker
 from rbee.v1 import engine_service_pb2, engine_service_pb2_grpc, job_pb2, worker_pb2
 from wire import channel, errors, status, telemetry
 
@@ -58,8 +62,7 @@ class Generation:
 
     def _failure(self, error: grpc.aio.AioRpcError) -> errors.RbeeError:
         found = status.from_rpc_error(error)
-        if isinstance(found, errors.Unreachable) and found.reason == grpc.StatusCode.UNAVAILABLE.name:
-            # No ErrorInfo: not the worker's own word but the transport's.
+        if _is_lost(found, error.code()):
             cls = StreamReadError if self._answered else StreamConnectionFailed
             return cls(f"the worker was lost: {found.message}")
         if isinstance(found, errors.Internal):
@@ -68,66 +71,85 @@ class Generation:
 
 
 class WorkerLinks:
-    """Channels to workers by address, opened when first used."""
+    """Channels to workers, opened when first used. There is one for each address, to the newest worker there."""
 
     def __init__(self) -> None:
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._channels: dict[str, tuple[str, grpc.aio.Channel]] = {}
 
     def generate(
-        self, address: str, spec: bytes, *, job_id: str, attempt: int, first_sequence: int, generated: list[int]
+        self, worker: Worker, spec: bytes, *, job_id: str, attempt: int, first_sequence: int, generated: list[int]
     ) -> Generation:
         """Starts a generation; `spec` is the serialised JobSpec, `generated` the ids of tokens sent before."""
         head = engine_service_pb2.GenerateRequest(
             job_id=job_id, attempt=attempt, first_sequence=first_sequence, generated_token_ids=generated, keep=True
         ).SerializeToString()
-        return self._stream(address, GENERATE, b"".join((head, _JOB_FIELD_TAG, _varint(len(spec)), spec)))
+        return self._stream(worker, GENERATE, b"".join((head, _JOB_FIELD_TAG, _varint(len(spec)), spec)))
 
-    def resume(self, address: str, job_id: str, after_index: int) -> Generation:
+    def resume(self, worker: Worker, job_id: str, after_index: int) -> Generation:
         """Attaches to a generation: its events with tokens after the first `after_index` ones of the answer."""
         request = engine_service_pb2.ResumeRequest(job_id=job_id, after_index=after_index)
-        return self._stream(address, RESUME, request.SerializeToString())
+        return self._stream(worker, RESUME, request.SerializeToString())
 
-    def _stream(self, address: str, method: str, request: bytes) -> Generation:
-        call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel(address).unary_stream(method)
-        return Generation(call(request, metadata=telemetry.inject()))
+    def _stream(self, worker: Worker, method: str, request: bytes) -> Generation:
+        call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel(worker).unary_stream(method)
+        return Generation(call(request, metadata=_metadata(worker)))
 
-    async def generations(self, address: str) -> tuple[bool, list[KnownGeneration]]:
+    async def generations(self, worker: Worker) -> tuple[bool, list[KnownGeneration]]:
         """Returns whether a worker drains, and what it runs and keeps; raises `WorkerCommunicationFailed`."""
-        stub = engine_service_pb2_grpc.EngineServiceStub(self._channel(address))
+        stub = engine_service_pb2_grpc.EngineServiceStub(self._channel(worker))
         try:
-            told = await stub.GetStatus(engine_service_pb2.GetStatusRequest(), timeout=STATUS_TIMEOUT_S)
+            told = await stub.GetStatus(
+                engine_service_pb2.GetStatusRequest(), timeout=STATUS_TIMEOUT_S, metadata=_metadata(worker)
+            )
         except grpc.aio.AioRpcError as error:
             raise WorkerCommunicationFailed(f"the worker does not tell what it runs: {error.details()}") from error
         drains = told.state == worker_pb2.WORKER_STATE_DRAINING
         return drains, [KnownGeneration(one.job_id, one.attempt, one.ended) for one in told.generations]
 
-    async def cancel(self, address: str, job_id: str) -> None:
+    async def cancel(self, worker: Worker, job_id: str) -> None:
         """Ends a job's generation and returns when its slot is free; raises what went wrong. Safe to repeat."""
-        stub = engine_service_pb2_grpc.EngineServiceStub(self._channel(address))
+        stub = engine_service_pb2_grpc.EngineServiceStub(self._channel(worker))
+        request = engine_service_pb2.CancelRequest(job_id=job_id)
         try:
-            await stub.Cancel(engine_service_pb2.CancelRequest(job_id=job_id), timeout=CANCEL_TIMEOUT_S)
+            await stub.Cancel(request, timeout=CANCEL_TIMEOUT_S, metadata=_metadata(worker))
         except grpc.aio.AioRpcError as error:
             found = status.from_rpc_error(error)
-            if not isinstance(found, errors.NotFound):
+            if not isinstance(found, errors.NotFound) and found.reason != "ADDRESSEE_GONE":
                 raise WorkerCommunicationFailed(f"the worker could not be asked: {found.message}") from error
 
-    async def count_tokens(self, address: str, spec: job_pb2.JobSpec) -> int:
+    async def count_tokens(self, worker: Worker, spec: job_pb2.JobSpec) -> int:
         """Returns how many tokens a job's prompt has for the worker's model; raises why that cannot be told."""
-        stub = engine_service_pb2_grpc.EngineServiceStub(self._channel(address))
+        stub = engine_service_pb2_grpc.EngineServiceStub(self._channel(worker))
+        request = engine_service_pb2.CountTokensRequest(job=spec)
         try:
-            answer = await stub.CountTokens(engine_service_pb2.CountTokensRequest(job=spec), timeout=COUNT_TIMEOUT_S)
+            answer = await stub.CountTokens(request, timeout=COUNT_TIMEOUT_S, metadata=_metadata(worker))
         except grpc.aio.AioRpcError as error:
             raise status.from_rpc_error(error) from error
         return answer.prompt_tokens
 
     async def close(self) -> None:
         """Closes all channels."""
-        await asyncio.gather(*(channel.close() for channel in self._channels.values()))
+        await asyncio.gather(*(opened.close() for _, opened in self._channels.values()))
 
-    def _channel(self, address: str) -> grpc.aio.Channel:
-        if address not in self._channels:
-            self._channels[address] = channel.dial(address)
-        return self._channels[address]
+    def _channel(self, worker: Worker) -> grpc.aio.Channel:
+        worker_id, opened = self._channels.get(worker.address, ("", None))
+        if opened is None or worker_id != worker.id:
+            # Not that of the worker before: it pauses between its tries to reach that one.
+            opened = channel.dial(worker.address)
+            self._channels[worker.address] = worker.id, opened
+        return opened
+
+
+def _is_lost(found: errors.RbeeError, code: grpc.StatusCode) -> bool:
+    """Tells whether it was not the worker's own word: a broken transport's, which has no reason, or another worker's.
+
+    Cancelled it is by a worker that ends: when the queen ends a generation, nobody reads its stream any more.
+    """
+    return found.reason in (code.name, "ADDRESSEE_GONE") or isinstance(found, errors.Cancelled)
+
+
+def _metadata(worker: Worker) -> tuple[tuple[str, str], ...]:
+    return (*telemetry.inject(), (channel.ADDRESSEE, worker.id))
 
 
 def _varint(number: int) -> bytes:

@@ -11,6 +11,7 @@ from typing import Final
 from opentelemetry import trace
 
 from queen.core import feasibility
+from queen.core.faults import MAX_ATTEMPTS
 from queen.core.model import Hive, JobState, Proposal, Worker, WorkerSpec, WorkerState
 from queen.links import events
 from queen.links.hives import HiveLinks
@@ -29,12 +30,16 @@ DRAIN_S: Final = 30.0
 RETRY_ROOM_S: Final = 10.0
 """When to ask again for a worker there is no room for now, seconds."""
 
+_CUT_SHORT: Final = frozenset({"WORKER_KILLED", "HIVE_UNREACHABLE", "HIVE_STOPPING"})
+"""Failures that say nothing about the model or the machine: a start may do better next time, also in the same place."""
+
 
 @dataclass(slots=True)
 class _Start:
     """A worker that is started for the jobs that wait for its model.
 
-    `begun`: when; `waiting`: the limits of those who were told, by job; `elsewhere`: whether it is the second try.
+    `begun`: when; `waiting`: the limits of those who were told, by job; `elsewhere`: whether it is the second try after
+    a failure of its own; `tries`: how many starts in a row, this one included, were begun and cut short.
     """
 
     model_ref: str
@@ -44,6 +49,7 @@ class _Start:
     waiting: dict[str, asyncio.TimerHandle]
     told: set[str] = field(default_factory=set)
     elsewhere: bool = False
+    tries: int = 1
 
 
 class WorkerStarts:
@@ -68,6 +74,7 @@ class WorkerStarts:
         self._new_id = new_id
         self._group = group
         self._starts: dict[str, _Start] = {}  # model -> its start
+        self._cut_short: dict[str, int] = {}  # model -> how many starts in a row
 
     def start_for(self, proposal: Proposal) -> None:
         """Starts the worker a proposal asks for, on behalf of its job and all that wait for the same model.
@@ -84,7 +91,8 @@ class WorkerStarts:
         # Those who wait already, for a start on a hive that was lost meanwhile, do not wait anew.
         before = self._starts.get(live.job.model_ref)
         waiting = before.waiting if before is not None else {}
-        start = _Start(live.job.model_ref, hive, proposal.spec, self._clock.now(), waiting)
+        tries = self._cut_short.pop(live.job.model_ref, 0) + 1
+        start = _Start(live.job.model_ref, hive, proposal.spec, self._clock.now(), waiting, tries=tries)
         self._begin(start, live)
 
     def _begin(self, start: _Start, live: LiveJob) -> None:
@@ -227,10 +235,17 @@ class WorkerStarts:
         log.info("worker %s is ready on %s", spec.worker_id, hive.id)
 
     def _start_failed(self, start: _Start, error: errors.RbeeError) -> None:
-        """Tries once on another hive where that may help; else fails those who wait."""
+        """Leaves it to the next cycle where it was cut short, tries once on another hive where that may help.
+
+        Else those who wait are failed.
+        """
         if self._starts.get(start.model_ref) is not start:
             return  # it was given up, or another has taken its place
         log.error("a worker could not be started: %s", error)
+        if error.reason in _CUT_SHORT and start.tries < MAX_ATTEMPTS:
+            self._over(start)
+            self._cut_short[start.model_ref] = start.tries
+            return
         waiting = self._waiting(start.model_ref)
         if waiting and self._begin_elsewhere(start, error, waiting[0]):
             return

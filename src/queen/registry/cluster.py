@@ -267,7 +267,7 @@ class Cluster:
             self._speed.pop(worker_id, None)
             self._pinned.discard(worker_id)
             self._touch("worker", worker_id)
-            self._on_change()
+        self._on_change()
 
     def set_hive_state(self, hive_id: str, state: HiveState) -> None:
         """Moves a hive along its lifecycle; an offline hive's workers leave."""

@@ -23,6 +23,8 @@ class JobFeed:
     used again.
     """
 
+    __slots__ = ("_leaps", "closed", "error", "frames", "readers")
+
     def __init__(self) -> None:
         self.frames: list[bytes] = []
         self.readers: set[asyncio.Event] = set()

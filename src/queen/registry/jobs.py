@@ -22,6 +22,10 @@ KEPT_AFTER_REST: Final = 256
 """Jobs at rest whose events are kept in RAM for callers that re-attach."""
 
 
+_NO_TRACE: Final = Context()
+_USUAL_LIMITS: Final = StageLimits()
+
+
 @dataclass(slots=True)
 class LiveJob:
     """A job, what it asks for (a serialised JobSpec, never parsed again), its events and its newest decision.
@@ -37,9 +41,9 @@ class LiveJob:
     feed: JobFeed = field(default_factory=JobFeed)
     decision: Decision | None = None
     not_before: float = 0.0
-    context: Context = field(default_factory=Context)
+    context: Context = field(default_factory=lambda: _NO_TRACE)
     task: asyncio.Task[None] | None = None
-    limits: StageLimits = field(default_factory=StageLimits)
+    limits: StageLimits = _USUAL_LIMITS
     deadline: asyncio.TimerHandle | None = None
     queue_limit: asyncio.TimerHandle | None = None
     leaving: asyncio.TimerHandle | None = None

@@ -109,6 +109,7 @@ class Intake:
         self._order = last_order
         self._capacity = capacity
         self._open = True
+        self._unasked: dict[str, StageLimits] = {}  # model -> limits of restored jobs that ask for none: nearly all
 
     def close(self) -> None:
         """Takes no new jobs from now on."""
@@ -207,10 +208,15 @@ class Intake:
 
     def restored(self, job: Job, spec: bytes) -> LiveJob:
         """Returns a stored job that was not at rest, in the queue, its attempts as they were."""
-        parsed = job_pb2.JobSpec.FromString(spec)
-        limits = self._stage_limits(parsed, job.model_ref, None)
-        queued = replace(job, state=JobState.QUEUED, asks=asks_of(parsed))
-        return LiveJob(queued, spec, limits=replace(limits, total_s=job.timeout_s))
+        asked = job_pb2.JobSpec.FromString(spec)
+        limits = None if asked.HasField("timeouts") else self._unasked.get(job.model_ref)
+        if limits is None:
+            limits = self._stage_limits(asked, job.model_ref, None)
+            if not asked.HasField("timeouts"):
+                self._unasked[job.model_ref] = limits
+        if job.timeout_s != limits.total_s:
+            limits = replace(limits, total_s=job.timeout_s)
+        return LiveJob(replace(job, state=JobState.QUEUED, asks=asks_of(asked)), spec, limits=limits)
 
     def _stage_limits(self, spec: job_pb2.JobSpec, model_ref: str, caller_s: float | None) -> StageLimits:
         timeouts = spec.timeouts

@@ -42,7 +42,7 @@ class Prompts:
         if counter is None:
             return
         try:
-            tokens = await self._links.count_tokens(counter.address, spec)
+            tokens = await self._links.count_tokens(counter, spec)
         except errors.RbeeError as error:
             log.info("%s did not count a prompt: %s", counter.id, error)
             return

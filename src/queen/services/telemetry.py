@@ -53,7 +53,10 @@ class TelemetryService(telemetry_service_pb2_grpc.TelemetryServiceServicer):
         try:
             await context.write(self._directive())
             while isinstance(message := await context.read(), pb.ReportRequest):
-                self._apply(hive_id, message.report)
+                if message.report.full or self._knows(hive_id):
+                    self._apply(hive_id, message.report)
+                else:
+                    await context.write(self._directive(full=True))
         finally:
             self._cluster.disconnect(hive_id, hello.instance_id)
             log.info("hive %s has ended its report stream", hive_id)
@@ -90,6 +93,11 @@ class TelemetryService(telemetry_service_pb2_grpc.TelemetryServiceServicer):
         self._store.save_hive(hive)
         log.info("hive %s reports from %s", hive_id, hello.address)
 
+    def _knows(self, hive_id: str) -> bool:
+        """Tells whether a report of what has changed is of use: what an offline hive said before is forgotten."""
+        hive = self._cluster.get_hive(hive_id)
+        return hive is not None and hive.online
+
     def _apply(self, hive_id: str, report: pb.HiveReport) -> None:
         now = self._clock.now()
         hive = self._cluster.get_hive(hive_id)
@@ -104,5 +112,5 @@ class TelemetryService(telemetry_service_pb2_grpc.TelemetryServiceServicer):
         self._cluster.heard(hive_id, now, reports.report_changes(report, hive))
         self._heard(hive_id)
 
-    def _directive(self) -> pb.ReportResponse:
-        return pb.ReportResponse(queen_instance_id=self._instance_id, report_interval=REPORT_INTERVAL)
+    def _directive(self, *, full: bool = False) -> pb.ReportResponse:
+        return pb.ReportResponse(queen_instance_id=self._instance_id, report_interval=REPORT_INTERVAL, full_report=full)

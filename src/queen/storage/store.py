@@ -9,13 +9,9 @@ import sqlite3
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, event, func, make_url, select
+from sqlalchemy import JSON, Row, String, cast, create_engine, event, func, inspect, make_url, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -131,18 +127,22 @@ class SqlStore:
     async def load_unfinished(self) -> list[tuple[Job, bytes]]:
         """Returns the jobs that were not at rest with what they ask for, in the order they were accepted."""
         resting = [state.value for state in RESTING_STATES]
+        columns = [JOBS.c[name] for name in rows.UNFINISHED]
+        texts = [cast(one, String) if isinstance(one.type, JSON) else one for one in columns]
         query = (
-            select(JOBS, JOB_REQUESTS.c.spec)
+            select(JOB_REQUESTS.c.spec, *texts)
+            .select_from(JOBS)
             .outerjoin(JOB_REQUESTS, JOB_REQUESTS.c.job_id == JOBS.c.id)
             .where(JOBS.c.state.not_in(resting))
             .order_by(JOBS.c.order)
         )
-        return [(rows.to_job(row), row["spec"] or b"") for row in await self._read(query)]
+        return [(rows.to_unfinished(row[1:]), row[0] or b"") for row in await self._fetch(query)]
 
     async def oldest_end(self) -> float | None:
         """Returns when the job that has been at rest longest ended; None when none is at rest."""
         found = await self._read(select(func.min(JOBS.c.end_time).label("oldest")))
-        return cast("float | None", found[0]["oldest"])
+        oldest: float | None = found[0]["oldest"]
+        return oldest
 
     async def purge(self, ended_before: float, limit: int) -> int:
         """Forgets up to `limit` jobs that ended before that, and all that belongs to them; returns how many.
@@ -173,9 +173,12 @@ class SqlStore:
         await self._engine.dispose()
 
     async def _read(self, query: Any) -> list[dict[str, Any]]:
+        return [row._asdict() for row in await self._fetch(query)]
+
+    async def _fetch(self, query: Any) -> Sequence[Row[Any]]:
         try:
             async with self._engine.connect() as connection:
-                return [dict(row) for row in (await connection.execute(query)).mappings()]
+                return (await connection.execute(query)).all()
         except SQLAlchemyError as error:
             raise unavailable(error, self._engine.url) from error
 
@@ -196,10 +199,7 @@ def open_store(url: str, *, migrate: bool = True, keep_requests: bool = False) -
         patience = {"connect_timeout": CONNECT_TIMEOUT_S}
         engine = create_async_engine(_async_url(url), pool_pre_ping=True, connect_args=patience)
     try:
-        if migrate:
-            command.upgrade(_alembic(url), "head")
-        else:
-            _check_newest(url)
+        _bring_up_to_date(url, migrate=migrate)
     except (SQLAlchemyError, OSError) as error:
         raise unavailable(error, parsed) from error
     return SqlStore(engine, keep_requests=keep_requests)
@@ -219,30 +219,38 @@ async def open_in_time(url: str, clock: Clock, *, migrate: bool, keep_requests: 
             await asyncio.sleep(error.retry_after_s or 1.0)
 
 
-def _check_newest(url: str) -> None:
-    """Raises `WrongState` DATABASE_OUTDATED unless a database has the newest tables."""
-    newest = ScriptDirectory.from_config(_alembic(url)).get_current_head()
-    engine = create_engine(url)
-    try:
-        with engine.connect() as connection:
-            found = MigrationContext.configure(connection).get_current_revision()
-    finally:
-        engine.dispose()
-    if found != newest:
+def _bring_up_to_date(url: str, *, migrate: bool) -> None:
+    """Gives a database the newest tables; raises `WrongState` DATABASE_OUTDATED when it may not and has not."""
+    packaged = Path(__file__).parent / "migrations"
+    migrations = packaged if packaged.is_dir() else Path(__file__).parents[3] / "migrations"
+    newest = max(path.name for path in (migrations / "versions").glob("[0-9]*.py")).partition("_")[0]
+    found = _revision(url)
+    if found == newest:
+        return  # as nearly always: alembic takes longer to import than the rest takes to start
+    if not migrate:
         raise errors.WrongState(
             f"the database is at revision {found or 'none'}, this queen needs {newest}; "
             "back it up and start her without --no-migrate",
             "DATABASE_OUTDATED",
         )
+    from alembic import command
+    from alembic.config import Config
 
-
-def _alembic(url: str) -> Config:
     config = Config()
-    packaged = Path(__file__).parent / "migrations"
-    checkout = Path(__file__).parents[3] / "migrations"
-    config.set_main_option("script_location", str(packaged if packaged.is_dir() else checkout))
+    config.set_main_option("script_location", str(migrations))
     config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
-    return config
+    command.upgrade(config, "head")
+
+
+def _revision(url: str) -> str | None:
+    engine = create_engine(url)
+    try:
+        with engine.connect() as connection:
+            if inspect(connection).has_table("alembic_version"):
+                return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    finally:
+        engine.dispose()
+    return None
 
 
 def _async_url(url: str) -> str:

@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class EngineServiceStub:
     """One loaded model. Served by the worker; any program that serves this can stand in its place.
+
+    Ports are used again: a call may name the worker it is for, by its id, in the metadata `rbee-addressee`. A worker that
+    knows its own id and is another one answers UNAVAILABLE: ADDRESSEE_GONE; the one that was meant has ended.
     """
 
     def __init__(self, channel):
@@ -74,6 +77,9 @@ class EngineServiceStub:
 
 class EngineServiceServicer:
     """One loaded model. Served by the worker; any program that serves this can stand in its place.
+
+    Ports are used again: a call may name the worker it is for, by its id, in the metadata `rbee-addressee`. A worker that
+    knows its own id and is another one answers UNAVAILABLE: ADDRESSEE_GONE; the one that was meant has ended.
     """
 
     def Generate(self, request, context):
@@ -190,6 +196,9 @@ def add_EngineServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class EngineService:
     """One loaded model. Served by the worker; any program that serves this can stand in its place.
+
+    Ports are used again: a call may name the worker it is for, by its id, in the metadata `rbee-addressee`. A worker that
+    knows its own id and is another one answers UNAVAILABLE: ADDRESSEE_GONE; the one that was meant has ended.
     """
 
     @staticmethod

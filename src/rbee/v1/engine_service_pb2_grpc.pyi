@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EngineServiceStub:
-    """One loaded model. Served by the worker; any program that serves this can stand in its place."""
+    """One loaded model. Served by the worker; any program that serves this can stand in its place.
+
+    Ports are used again: a call may name the worker it is for, by its id, in the metadata `rbee-addressee`. A worker that
+    knows its own id and is another one answers UNAVAILABLE: ADDRESSEE_GONE; the one that was meant has ended.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -74,7 +78,11 @@ class EngineServiceStub:
 
 @_typing.type_check_only
 class EngineServiceAsyncStub(EngineServiceStub):
-    """One loaded model. Served by the worker; any program that serves this can stand in its place."""
+    """One loaded model. Served by the worker; any program that serves this can stand in its place.
+
+    Ports are used again: a call may name the worker it is for, by its id, in the metadata `rbee-addressee`. A worker that
+    knows its own id and is another one answers UNAVAILABLE: ADDRESSEE_GONE; the one that was meant has ended.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_engine_service_pb2.GenerateRequest, _engine_service_pb2.GenerateResponse]  # type: ignore[assignment]
@@ -117,7 +125,11 @@ class EngineServiceAsyncStub(EngineServiceStub):
     """
 
 class EngineServiceServicer:
-    """One loaded model. Served by the worker; any program that serves this can stand in its place."""
+    """One loaded model. Served by the worker; any program that serves this can stand in its place.
+
+    Ports are used again: a call may name the worker it is for, by its id, in the metadata `rbee-addressee`. A worker that
+    knows its own id and is another one answers UNAVAILABLE: ADDRESSEE_GONE; the one that was meant has ended.
+    """
 
     def Generate(
         self,

@@ -110,7 +110,7 @@ class HiveAgentServiceServicer:
 
         NOT_FOUND: MODEL_NOT_FOUND; the file is not there. INVALID_ARGUMENT: see BadRequest.
         FAILED_PRECONDITION: MODEL_UNUSABLE; the file is corrupt. UNAVAILABLE: WORKER_START_FAILED; the process ended or
-        was not ready in time; the message holds its last log lines.
+        was not ready in time; the message holds its last log lines. UNAVAILABLE: WORKER_KILLED; somebody else ended it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

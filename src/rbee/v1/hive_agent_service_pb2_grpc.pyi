@@ -43,7 +43,7 @@ class HiveAgentServiceStub:
 
     NOT_FOUND: MODEL_NOT_FOUND; the file is not there. INVALID_ARGUMENT: see BadRequest.
     FAILED_PRECONDITION: MODEL_UNUSABLE; the file is corrupt. UNAVAILABLE: WORKER_START_FAILED; the process ended or
-    was not ready in time; the message holds its last log lines.
+    was not ready in time; the message holds its last log lines. UNAVAILABLE: WORKER_KILLED; somebody else ended it.
     """
     StopWorker: _grpc.UnaryUnaryMultiCallable[_hive_agent_service_pb2.StopWorkerRequest, _hive_agent_service_pb2.StopWorkerResponse]
     """Stops a worker: drains it for `grace`, then SIGTERM, then SIGKILL. Answers when the process has ended.
@@ -106,7 +106,7 @@ class HiveAgentServiceAsyncStub(HiveAgentServiceStub):
 
     NOT_FOUND: MODEL_NOT_FOUND; the file is not there. INVALID_ARGUMENT: see BadRequest.
     FAILED_PRECONDITION: MODEL_UNUSABLE; the file is corrupt. UNAVAILABLE: WORKER_START_FAILED; the process ended or
-    was not ready in time; the message holds its last log lines.
+    was not ready in time; the message holds its last log lines. UNAVAILABLE: WORKER_KILLED; somebody else ended it.
     """
     StopWorker: _aio.UnaryUnaryMultiCallable[_hive_agent_service_pb2.StopWorkerRequest, _hive_agent_service_pb2.StopWorkerResponse]  # type: ignore[assignment]
     """Stops a worker: drains it for `grace`, then SIGTERM, then SIGKILL. Answers when the process has ended.
@@ -176,7 +176,7 @@ class HiveAgentServiceServicer:
 
         NOT_FOUND: MODEL_NOT_FOUND; the file is not there. INVALID_ARGUMENT: see BadRequest.
         FAILED_PRECONDITION: MODEL_UNUSABLE; the file is corrupt. UNAVAILABLE: WORKER_START_FAILED; the process ended or
-        was not ready in time; the message holds its last log lines.
+        was not ready in time; the message holds its last log lines. UNAVAILABLE: WORKER_KILLED; somebody else ended it.
         """
 
     def StopWorker(

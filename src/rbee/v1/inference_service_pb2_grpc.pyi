@@ -48,7 +48,7 @@ class InferenceServiceStub:
     when there is one; without one it will not fit later either.
     DEADLINE_EXCEEDED: JOB_TIMED_OUT, QUEUE_TIMED_OUT, START_TIMED_OUT, FIRST_TOKEN_TIMED_OUT or WORKER_STALLED; the message
     names the stage and by how much.
-    UNAVAILABLE: WORKER_LOST, WORKER_START_FAILED or NO_HIVES; try again.
+    UNAVAILABLE: WORKER_LOST, WORKER_START_FAILED, WORKER_KILLED or NO_HIVES; try again.
     CANCELLED: JOB_CANCELLED; somebody cancelled the job.
     """
 
@@ -72,7 +72,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     when there is one; without one it will not fit later either.
     DEADLINE_EXCEEDED: JOB_TIMED_OUT, QUEUE_TIMED_OUT, START_TIMED_OUT, FIRST_TOKEN_TIMED_OUT or WORKER_STALLED; the message
     names the stage and by how much.
-    UNAVAILABLE: WORKER_LOST, WORKER_START_FAILED or NO_HIVES; try again.
+    UNAVAILABLE: WORKER_LOST, WORKER_START_FAILED, WORKER_KILLED or NO_HIVES; try again.
     CANCELLED: JOB_CANCELLED; somebody cancelled the job.
     """
 
@@ -98,7 +98,7 @@ class InferenceServiceServicer:
         when there is one; without one it will not fit later either.
         DEADLINE_EXCEEDED: JOB_TIMED_OUT, QUEUE_TIMED_OUT, START_TIMED_OUT, FIRST_TOKEN_TIMED_OUT or WORKER_STALLED; the message
         names the stage and by how much.
-        UNAVAILABLE: WORKER_LOST, WORKER_START_FAILED or NO_HIVES; try again.
+        UNAVAILABLE: WORKER_LOST, WORKER_START_FAILED, WORKER_KILLED or NO_HIVES; try again.
         CANCELLED: JOB_CANCELLED; somebody cancelled the job.
         """
 

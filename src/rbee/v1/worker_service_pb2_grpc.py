@@ -89,7 +89,8 @@ class WorkerServiceServicer:
 
         NOT_FOUND: MODEL_NOT_FOUND or HIVE_NOT_FOUND. RESOURCE_EXHAUSTED: INSUFFICIENT_VRAM; stop a worker and ask again when
         there is RetryInfo; without one no machine that has the model will ever hold it.
-        UNAVAILABLE: WORKER_START_FAILED; the message holds its last log lines. INVALID_ARGUMENT: see BadRequest.
+        UNAVAILABLE: WORKER_START_FAILED; the message holds its last log lines. UNAVAILABLE: WORKER_KILLED; try again.
+        INVALID_ARGUMENT: see BadRequest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

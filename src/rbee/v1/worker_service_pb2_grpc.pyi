@@ -48,7 +48,8 @@ class WorkerServiceStub:
 
     NOT_FOUND: MODEL_NOT_FOUND or HIVE_NOT_FOUND. RESOURCE_EXHAUSTED: INSUFFICIENT_VRAM; stop a worker and ask again when
     there is RetryInfo; without one no machine that has the model will ever hold it.
-    UNAVAILABLE: WORKER_START_FAILED; the message holds its last log lines. INVALID_ARGUMENT: see BadRequest.
+    UNAVAILABLE: WORKER_START_FAILED; the message holds its last log lines. UNAVAILABLE: WORKER_KILLED; try again.
+    INVALID_ARGUMENT: see BadRequest.
     """
     Stop: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.WorkerServiceStopRequest, _worker_service_pb2.WorkerServiceStopResponse]
     """Stops a worker when what it runs has ended, or at once with `force`; answers when it has ended.
@@ -81,7 +82,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
 
     NOT_FOUND: MODEL_NOT_FOUND or HIVE_NOT_FOUND. RESOURCE_EXHAUSTED: INSUFFICIENT_VRAM; stop a worker and ask again when
     there is RetryInfo; without one no machine that has the model will ever hold it.
-    UNAVAILABLE: WORKER_START_FAILED; the message holds its last log lines. INVALID_ARGUMENT: see BadRequest.
+    UNAVAILABLE: WORKER_START_FAILED; the message holds its last log lines. UNAVAILABLE: WORKER_KILLED; try again.
+    INVALID_ARGUMENT: see BadRequest.
     """
     Stop: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.WorkerServiceStopRequest, _worker_service_pb2.WorkerServiceStopResponse]  # type: ignore[assignment]
     """Stops a worker when what it runs has ended, or at once with `force`; answers when it has ended.
@@ -126,7 +128,8 @@ class WorkerServiceServicer:
 
         NOT_FOUND: MODEL_NOT_FOUND or HIVE_NOT_FOUND. RESOURCE_EXHAUSTED: INSUFFICIENT_VRAM; stop a worker and ask again when
         there is RetryInfo; without one no machine that has the model will ever hold it.
-        UNAVAILABLE: WORKER_START_FAILED; the message holds its last log lines. INVALID_ARGUMENT: see BadRequest.
+        UNAVAILABLE: WORKER_START_FAILED; the message holds its last log lines. UNAVAILABLE: WORKER_KILLED; try again.
+        INVALID_ARGUMENT: see BadRequest.
         """
 
     def Stop(
