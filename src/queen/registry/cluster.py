@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Final, Literal
 
 from queen.core import lifecycle
-from queen.core.model import Device, Hive, HiveState, ModelFile, Worker, WorkerSpec, WorkerState
+from queen.core.model import Hive, HiveState, ModelFile, Worker, WorkerSpec, WorkerState
 from queen.core.ports import Touched
 from queen.registry.catalogue import ModelCatalogue
 
@@ -21,9 +21,6 @@ DEGRADED_AFTER_S: Final = 3.0
 OFFLINE_AFTER_S: Final = 10.0
 NEWEST_SPEED_WEIGHT: Final = 0.3
 """Share of the newest job in a worker's average speed: the last few jobs make most of it."""
-
-ROOM_GAINED_MB: Final = 64
-"""Memory that must have become free for waiting jobs to be looked at again; less is noise and fits no worker."""
 
 _EARLY_STATES: Final = (WorkerState.LOADING, WorkerState.READY)
 
@@ -266,10 +263,7 @@ class Cluster:
 
     def heard(self, hive_id: str, now: float, changes: Mapping[str, Any]) -> None:
         """Applies the changed fields of a hive's report; the hive is healthy from now on."""
-        before = self._hives[hive_id].devices
         self.introduced(hive_id, {**changes, "last_report_time": now})
-        if "devices" in changes and _room_gained(before, self._hives[hive_id].devices):
-            self._on_change()
         for worker_id in self._lost.pop(hive_id, ()):
             if worker_id in self._workers:
                 self._put(replace(self._workers[worker_id], unreachable=False))
@@ -365,12 +359,3 @@ class Cluster:
             return False
         newer = worker.sample_time > self._idle_since.get(worker.id, 0.0)
         return not (newer and (worker.gpu_util_pct or 0.0) > 0.0)
-
-
-def _room_gained(before: tuple[Device, ...], after: tuple[Device, ...]) -> bool:
-    """Returns whether a device has so much more free memory that a worker may fit now."""
-    free = {device.id: device.memory_free_mb for device in before}
-    return any(
-        device.memory_free_mb is not None and device.memory_free_mb - (free.get(device.id) or 0) >= ROOM_GAINED_MB
-        for device in after
-    )

@@ -67,11 +67,13 @@ class PolicyStanding:
 class PolicyScheduler:
     """Proposes what the active policy decides; where it fails, what the platform policy decides, in the same cycle.
 
-    `name` and `version` are those of the policy that decided last. `new_id` names workers to start.
+    `name` and `version` are those of the policy that decided last. `new_id` names workers to start. `explains` False:
+    proposals come without the candidates.
     """
 
-    def __init__(self, decider: Decider, new_id: Callable[[str], str]) -> None:
+    def __init__(self, decider: Decider, new_id: Callable[[str], str], *, explains: bool = True) -> None:
         self._decider = decider
+        self._explains = explains
         self._new_id = new_id
         self._cluster: ClusterView | None = None
         self._mirror: Mirror | None = None
@@ -103,14 +105,14 @@ class PolicyScheduler:
         if self._active != PLATFORM and not self._suspension.suspended:
             try:
                 outcome = await self._ask(queue, now, self._decider.decide)
-                proposals = Round(queue, cluster, self._new_id, outcome).proposals()
+                proposals = Round(queue, cluster, self._new_id, outcome, explains=self._explains).proposals()
             except PolicyFailed as failure:
                 self._note(failure, now)
             else:
                 return self._decided(proposals, queue, self._active, self._active_version)
         try:
             outcome = await self._ask(queue, now, self._decider.decide_platform)
-            proposals = Round(queue, cluster, self._new_id, outcome).proposals()
+            proposals = Round(queue, cluster, self._new_id, outcome, explains=self._explains).proposals()
         except PolicyFailed as failure:
             log.error("the platform policy failed (%s), jobs wait: %s", failure.cause, failure.message)
             reason = "the platform policy failed; see the queen's log"

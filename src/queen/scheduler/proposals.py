@@ -19,10 +19,19 @@ EXPLAINED_WORKERS: Final = 50
 
 
 class Round:
-    """The decisions of one cycle as proposals: at most one per job, and exactly one for those in the queue."""
+    """The decisions of one cycle as proposals: at most one per job, and exactly one for those in the queue.
+
+    `explains` False: without the candidates, which nobody will read.
+    """
 
     def __init__(
-        self, queue: Sequence[Job], cluster: ClusterView, new_id: Callable[[str], str], outcome: Outcome
+        self,
+        queue: Sequence[Job],
+        cluster: ClusterView,
+        new_id: Callable[[str], str],
+        outcome: Outcome,
+        *,
+        explains: bool = True,
     ) -> None:
         self._jobs = {job.id: job for job in queue}
         self._cluster = cluster
@@ -30,7 +39,7 @@ class Round:
         self._outcome = outcome
         self._given: Counter[str] = Counter()
         self._workers: dict[str, list[Worker]] = {}
-        self._told = 0
+        self._told = 0 if explains else EXPLAINED_JOBS
         self._explained: dict[str, list[Candidate]] = {}
         for one in outcome.explained:
             self._explained.setdefault(one.job_id, []).append(self._candidate(one))
