@@ -139,6 +139,19 @@ async def test_a_sandbox_killed_from_outside_is_replaced_without_blaming_the_pol
         assert [one.reason for one in outcome.decisions] == ["good 0"]
 
 
+async def test_a_caller_that_goes_away_takes_no_answer_with_it():
+    async with hosting() as host:
+        await host.load(HANGS)
+        host.rows.put("jobs", "j1", {"model": "m"})
+        host.rows.queue(["j1"])
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await host.decide(1, 1, most=10)
+        await host.load(GOOD)
+        outcome = await host.decide(2, 2, most=10)
+        assert [one.reason for one in outcome.decisions] == ["good 0"]
+
+
 async def test_a_bad_policy_is_refused_and_the_one_before_stays():
     async with hosting() as host:
         await host.load(GOOD)

@@ -116,7 +116,7 @@ class SchedulingCycle:
         )
         if live is not None:
             self._record(live, decision)
-        elif not proposal.job_id and self._is_told_first(proposal, refusal):
+        elif not proposal.job_id and self._is_new_refusal(proposal, refusal):
             self._store.save_decision(decision)
         if refusal:
             log.info("refused: %s %s: %s", proposal.action, proposal.worker_id or proposal.hive_id, refusal)
@@ -127,8 +127,8 @@ class SchedulingCycle:
         elif live is not None:
             self._effect(live, proposal, now)
 
-    def _is_told_first(self, proposal: Proposal, refusal: str) -> bool:
-        """Returns whether a decision about no job is to be kept: one that is refused again and again is kept once."""
+    def _is_new_refusal(self, proposal: Proposal, refusal: str) -> bool:
+        """Returns whether a decision about no job is to be kept; one that is refused again and again is kept once."""
         if not refusal:
             return True
         if len(self._refused) >= REFUSED_KEPT:

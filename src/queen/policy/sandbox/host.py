@@ -190,6 +190,9 @@ class PolicyHost:
         except SandboxLost as lost:
             self._replace()
             raise PolicyFailed(lost.cause, lost.message) from None
+        except asyncio.CancelledError:
+            self._replace()  # its answer would be taken for that of the next request
+            raise
         self.last_duration_us = outcome.duration_us
         if self._record is not None:
             self._record.add(request, outcome)
@@ -198,7 +201,6 @@ class PolicyHost:
     def _replace(self) -> None:
         if self._current is not None:
             self._current.kill()
-            self._group.create_task(self._current.ended(), name="lost sandbox")
             self._current = None
             self.replaced += 1
 
