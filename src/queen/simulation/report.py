@@ -137,7 +137,7 @@ class Report:
 
 def report_on(run: Run) -> Report:
     """Returns a run's report."""
-    end = max((job.end_time for job in run.jobs if job.end_time is not None), default=run.end)
+    end = run.end
     span_s = end - run.begin
     states = Counter(job.state for job in run.jobs)
     tenants = _groups(run, lambda job: job.request.tenant_id)

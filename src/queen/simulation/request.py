@@ -28,9 +28,9 @@ SIMPLE: Final = "simple"
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A policy of a request. No source: the platform policy. `language` is "lua", "yaml" or "simple"; "": told from the text.
+    """A policy of a request. No source: the platform policy.
 
-    "simple" is the scheduler without a policy.
+    `language` is "lua", "yaml", or "simple", the scheduler without a policy; "": Lua or YAML, told from the text.
     """
 
     name: str = ""
