@@ -454,6 +454,8 @@ def test_what_could_reach_out_is_not_there(value, name):
         ("setmetatable({}, {__mode = 'k'})", "__mode is not allowed"),
         ("setmetatable(job, {})", "not the policy's own"),
         ("setmetatable(string, {})", "not the policy's own"),
+        ("table.insert(setmetatable({}, {__len = function() return 1 << 60 end}), 1, 1)", "a __len of its own"),
+        ("return ('').rep('', 1 << 60) .. job", "attempt to concatenate"),
         ("return getmetatable('').__index.rep", "attempt to index a nil value"),
         ("return ('x').dump(schedule)", "attempt to call a nil value (field 'dump')"),
         ("return ('%p'):format({})", "addresses"),
