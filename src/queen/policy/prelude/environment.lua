@@ -120,7 +120,6 @@ local base = {
 for name, value in next, base do
   if api[name] == nil then api[name] = value end
 end
-rbee.lua_names = base
 
 -- Returns a fresh environment: its globals are its own, everything else is looked up in the shared, unreachable table.
 function rbee.new_environment()
