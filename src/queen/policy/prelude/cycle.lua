@@ -54,12 +54,14 @@ end
 -- Calls a function of a policy; raises inside it once it has used `limit_ms` of processor time. From then on every
 -- instruction raises, so that a policy that catches the error does not get far.
 
-local began, limit_ms
+local began, limit_ms = clock(), LOAD_DEADLINE_MS
 local function watch()
   if (clock() - began) * 1000 < limit_ms then return end
   sethook(watch, "", 1)
   error(("policy exceeded %.0f ms"):format(limit_ms), 0)
 end
+
+rbee.check_deadline = watch
 
 local function call(fn, now, limit, ...)
   began, limit_ms, called = now, limit, fn

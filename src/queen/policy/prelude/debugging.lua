@@ -1,5 +1,5 @@
 -- Helpers for finding out: log lines, metrics and explanations, each with a bound so that none can flood the queen.
-local helper, type, tostring, floor = rbee.helper, type, tostring, math.floor
+local helper, type, tostring = rbee.helper, type, tostring
 
 local LOGS_MAX, METRICS_MAX, TEXT_MAX = 100, 100, 1000 -- lines, values, bytes
 local EXPLAINED_MAX, EXPLAINED_PER_JOB = 5000, 50
@@ -73,9 +73,3 @@ helper("debugging", "explain", "worker|pool, string|number, job?", function(thin
   if type(said) == "string" then entry.reason = rbee.clean(said) else entry.score = finite(said) and said + 0.0 or 0.0 end
   explained[#explained + 1] = entry
 end)
-
--- Milliseconds as people say them.
-function rbee.duration_text(ms)
-  if ms < 1000 then return floor(ms) .. " ms" end
-  return ("%.1f s"):format(ms / 1000)
-end

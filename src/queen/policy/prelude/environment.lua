@@ -1,7 +1,7 @@
 -- The world a policy runs in: a whitelist of Lua's own functions, safe forms of the dangerous ones, and the helpers.
 -- Nothing here leads back to the trusted side: no raw access, no loaders, no metatables of views, no Python.
 local error, type, select, setmetatable, tostring = error, type, select, setmetatable, tostring
-local metatable_of, next, pairs = debug.getmetatable, next, pairs
+local metatable_of, next, pairs, pcall = debug.getmetatable, next, pairs, pcall
 local string, table, math, utf8 = string, table, math, utf8
 local api, shown = rbee.api, rbee.shown
 
@@ -64,6 +64,14 @@ local function safe_next(t, key)
   return safe_pairs(t)()
 end
 
+-- An error caught after the deadline is raised again. The hook alone would not do: at the limit of nested calls it cannot
+-- run, and a function that catches that error and tries again would stay there for ever.
+local function after(ok, ...)
+  if not ok then rbee.check_deadline() end
+  return ok, ...
+end
+local function safe_pcall(fn, ...) return after(pcall(fn, ...)) end
+
 -- Strings: no bytecode, and no loop in C that a huge count of nothing would drive.
 local strings = {}
 for _, name in pairs({ "byte", "char", "find", "gmatch", "gsub", "len", "lower", "match", "reverse", "sub", "upper" }) do
@@ -90,12 +98,21 @@ local function chosen(library, names)
   return out
 end
 local tables = chosen(table, "concat insert pack remove sort unpack")
+-- These two move every element up to #t in C, where no deadline is seen: a length of one's own making could be anything.
+for _, name in pairs({ "insert", "remove" }) do
+  local change = table[name]
+  tables[name] = function(t, ...)
+    local meta = type(t) == "table" and metatable_of(t)
+    if meta and originals[meta] and meta.__len then error("table." .. name .. ": this table has a __len of its own", 2) end
+    return change(t, ...)
+  end
+end
 local numbers = chosen(math, [[abs ceil floor sqrt sin cos tan asin acos atan exp log fmod modf huge pi max min maxinteger
   mininteger tointeger type ult rad deg random]])
 local texts = chosen(utf8, "char charpattern codepoint codes len offset")
 
 local base = {
-  assert = assert, error = error, ipairs = ipairs, next = safe_next, pairs = safe_pairs, pcall = pcall, select = select,
+  assert = assert, error = error, ipairs = ipairs, next = safe_next, pairs = safe_pairs, pcall = safe_pcall, select = select,
   tonumber = tonumber, tostring = safe_tostring, type = type, setmetatable = safe_setmetatable,
   getmetatable = safe_getmetatable, _VERSION = _VERSION, string = rbee.freeze(strings, "string"),
   table = rbee.freeze(tables, "table"), math = rbee.freeze(numbers, "math"), utf8 = rbee.freeze(texts, "utf8"),
@@ -103,7 +120,6 @@ local base = {
 for name, value in next, base do
   if api[name] == nil then api[name] = value end
 end
-rbee.lua_names = base
 
 -- Returns a fresh environment: its globals are its own, everything else is looked up in the shared, unreachable table.
 function rbee.new_environment()

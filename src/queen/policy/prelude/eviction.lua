@@ -7,7 +7,6 @@ local function evictable(worker)
   local stays_until = worker.min_residency_until_ms
   return stays_until == nil or stays_until <= rbee.state.now_ms
 end
-rbee.evictable = evictable
 
 -- Returns the evictable worker with the lowest key, of one pool if it is given; of equals the lowest id.
 local function lowest(pool, key)

@@ -11,11 +11,12 @@ local no_labels, no_geo, no_user, no_list = labels({}), geo({}), user({}), list(
 
 local function now() return state.now_ms or 0 end
 
--- Returns a function of a row: milliseconds since the time in `field`, or nil when there is none.
+-- Returns a function of a row: the time since that in `field`, in units of `unit` milliseconds; nil when there is none.
 local function since(field, unit)
   return function(row)
     local at = rawget(row, field)
-    return at and (now() - at) / (unit or 1)
+    if at == nil then return nil end
+    return unit and (now() - at) / unit or now() - at
   end
 end
 

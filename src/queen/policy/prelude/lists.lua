@@ -190,6 +190,7 @@ function methods.get(list, id)
   for i = 1, #source do
     if source[i].id == id then return source[i] end
   end
+  return nil
 end
 
 function methods.any(list, fn)

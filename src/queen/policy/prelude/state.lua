@@ -1,7 +1,7 @@
 -- The state: rows as the queen sends them, in indexes that a change patches in place; nothing is ever rebuilt.
 local next, error, rawget, insert, remove = next, error, rawget, table.insert, table.remove
 local state, kinds, new_row, new_view = rbee.state, rbee.kinds, rbee.new_row, rbee.new_view
-local set_field, patch, shared_list = rbee.set_field, rbee.patch, rbee.shared_list
+local patch, shared_list = rbee.patch, rbee.shared_list
 
 -- Arrays of views in order of their ids.
 

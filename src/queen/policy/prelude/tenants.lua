@@ -73,7 +73,6 @@ local function served(tenant_id)
   local tenant = rbee.views.tenants[tenant_id or ""]
   return tenant and (tenant.tokens_counter or 0) / tenant.weight or 0
 end
-rbee.served = served
 
 -- The least loaded of some workers with a free slot, unless a tenant that has had less waits for one of their models.
 helper("quotas", "fair_select", "table, string|tenant", function(workers, tenant)

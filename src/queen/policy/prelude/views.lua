@@ -1,7 +1,7 @@
 -- Read-only views: what a policy holds of a row. A row is a plain table that is patched from outside; its view is an
 -- empty table whose __index is the row itself, so a known field costs one table access. Fields that are computed, or not
 -- there, fall through to the row's own metatable. One view lives as long as its row.
-local error, pairs, setmetatable, type = error, pairs, setmetatable, type
+local error, load, pairs, setmetatable, type = error, load, pairs, setmetatable, type
 local metatable_of, next, sort = debug.getmetatable, next, table.sort
 local rawget, tostring = rawget, tostring
 
@@ -110,14 +110,18 @@ function rbee.kind(name, kind)
   return kind
 end
 
--- Marks a view with the name of its kind: a key that policies cannot name, so that no table of theirs passes for a view.
-local KIND = {}
+-- A constructor makes room for as many fields as it names, even if they are nil: rows that do not grow lie close together.
+local function blank(fields) return load("return {" .. ("x = nil,"):rep(fields) .. "}", "=prelude/blank") end
 
-function rbee.new_row(kind) return setmetatable({}, kind.row_meta) end
+function rbee.new_row(kind)
+  kind.blank = kind.blank or blank(#kind.fields)
+  return setmetatable(kind.blank(), kind.row_meta)
+end
 
+-- Four entries and no more: the size of a metatable counts where there are thousands. `kind` cannot be forged: metatables
+-- of policies' own tables are copies that hold metamethods alone.
 function rbee.new_view(kind, row)
-  -- Four entries and no more: the size of a metatable counts where there are thousands.
-  return setmetatable({ [KIND] = kind.name }, { __index = row, __newindex = kind.refuse, __pairs = kind.pairs, __metatable = false })
+  return setmetatable({}, { __index = row, __newindex = kind.refuse, __pairs = kind.pairs, kind = kind.name })
 end
 
 -- Sets one field of a row under all its names.
@@ -141,7 +145,8 @@ end
 
 -- Returns the kind of a view ("worker", "job", ...), or nil for anything else.
 function rbee.kind_of(value)
-  return type(value) == "table" and rawget(value, KIND) or nil
+  local meta = type(value) == "table" and metatable_of(value)
+  return meta and meta.kind or nil
 end
 
 function rbee.row_of(view) return metatable_of(view).__index end

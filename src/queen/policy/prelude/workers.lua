@@ -33,6 +33,7 @@ helper("workers", "find_worker", "string|model, string|pool?", function(model, p
   for i = 1, #list do
     if takes_jobs(list[i]) and (id == nil or list[i].pool_id == id) then return list[i] end
   end
+  return nil
 end)
 
 helper("workers", "find_ready_worker", "string|model", function(model) return rbee.api.find_worker(model) end)
