@@ -74,6 +74,7 @@ def cluster_of(workers: int) -> Cluster:
         changes = {"spec": spec, "state": WorkerState.READY, "slots_total": SLOTS, "backend": "cuda", "pid": number + 1}
         telemetry = {"cpu_pct": 10.0, "rss_mb": 900, "gpu_util_pct": 0.0, "vram_mb": 2000, "total_vram_mb": 80_000}
         cluster.heard_worker(hive, f"w{number:05}", 0.0, {**changes, **telemetry})
+        cluster.settle(f"w{number:05}")
     return cluster
 
 

@@ -102,6 +102,7 @@ class Bench:
             spec = WorkerSpec(worker_id, self._model(n), slots=1, device_ids=("cpu",), memory_mb=100)
             changes = {"spec": spec, "state": WorkerState.READY, "address": "w:1", "slots_total": 1}
             self.cluster.heard_worker(hive_id, worker_id, time.time(), changes)
+            self.cluster.settle(worker_id)
 
     def _model(self, n: int) -> str:
         return f"{MODEL}-{n % self.models}" if self.models > 1 else MODEL

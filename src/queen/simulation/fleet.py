@@ -171,6 +171,7 @@ class Fleet:
                 **(gpu_memory if seat.device.record.gpu else {}),
             },
         )
+        self._cluster.settle(worker_id)  # it runs nothing yet
         self._report(seat.machine)
 
     def _first_token(self, job_id: str, cached: int) -> None:
