@@ -53,11 +53,20 @@ def infer(channel, max_tokens, timeout_s=60, model=MODEL):
     return [time.monotonic() for _ in stub.Infer(inference_service_pb2.InferRequest(job=spec), timeout=timeout_s)]
 
 
-def longest_gap(channel):
-    """Returns the longest pause in an answer while others ask, whose jobs are decided about meanwhile."""
+def flows(channel):
+    """Whether an answer comes without a pause of 100 ms while others ask.
+
+    On a machine so busy that there are such pauses when nobody else asks, those are the yardstick.
+    """
+    gap = longest_gap(channel, 8)
+    return gap < 0.1 or gap < 2 * longest_gap(channel, 0)
+
+
+def longest_gap(channel, others_ask):
+    """Returns the longest pause in an answer while so many others ask, whose jobs are decided about meanwhile."""
     with ThreadPoolExecutor(5) as others:
         steady = others.submit(infer, channel, 60)
-        asked = [others.submit(infer, channel, 1) for _ in range(8)]
+        asked = [others.submit(infer, channel, 1) for _ in range(others_ask)]
         assert all(one.result() for one in asked)
         came = steady.result()
     return max(after - before for before, after in pairwise(came[2:]))
@@ -74,7 +83,7 @@ def test_a_hostile_policy_holds_up_nobody(kind, tmp_path):
                     infer(channel, 1, timeout_s=1)
                 return
             # A stall of the queen's own comes each time; one that the machine's other programs cause does not.
-            assert any(longest_gap(channel) < 0.1 for _ in range(3))
+            assert any(flows(channel) for _ in range(3))
         assert "the platform policy decides" in queen.log
         if kind != "endless_at_load":
             assert f"policy {kind}.lua is suspended" in queen.log
