@@ -179,7 +179,7 @@ class _Queen:
             woken=self._woken,
         )
         self.positions = Positions(self.jobs, clock)
-        self._models = Models(self.cluster, self._hive_links)
+        self._models = Models(self.cluster, self._hive_links, clock)
         self._intake = Intake(
             jobs=self.jobs,
             models=self._models,

@@ -24,8 +24,8 @@ from rbee.v1 import hive_pb2, worker_pb2
 
 HIVES = ("ash", "birch", "cedar")
 REAL, SLOW = "rbee-tiny", "synthetic:slow"
-SLOTS = 2
-SLOW_OPTIONS = {"tokens_per_second": "30"}
+SLOTS = 4
+SLOW_OPTIONS = {"tokens_per_second": "20"}
 WANTED = {REAL: 2, SLOW: 1}
 """Workers of each model on each hive: six with the real model, and three slow ones, whose jobs are there to be hit."""
 
@@ -91,7 +91,7 @@ def schedule(draw: random.Random) -> Iterator[Disturbance]:
     yield Disturbance(0.5, signal.SIGSTOP, "hive", draw.random(), 12.0)
     while True:
         number, kind = first.pop() if first else draw.choices(SORTS, [OFTEN[kind] for _, kind in SORTS])[0]
-        yield Disturbance(draw.uniform(0.4, 2.4), number, kind, draw.random(), draw.uniform(0.2, LONGEST_STOP_S[kind]))
+        yield Disturbance(draw.uniform(0.3, 1.7), number, kind, draw.random(), draw.uniform(0.2, LONGEST_STOP_S[kind]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Plan:
     @property
     def question(self) -> str:
         """Returns what is asked; the same gets the same answer."""
-        return repr([self.options.get(name) for name in ("model", "prompt", "messages", "max_tokens")])
+        return repr([self.options.get(name) for name in ("model", "prompt", "max_tokens")])
 
 
 def plan(draw: random.Random, model: str, caller: int) -> Plan:
@@ -118,16 +118,12 @@ def plan(draw: random.Random, model: str, caller: int) -> Plan:
         "max_tokens": draw.choice([None, None, None, 40 if model == SLOW else 300]),
         "stall_timeout_s": STALL_S,
     }
-    prompt = draw.choice(SHORT) if draw.random() < 0.2 else draw.choice(LONG)
+    # Only what the model was trained to answer: where it is not sure, the batch a token is made in decides which it is.
+    options["prompt"] = draw.choice(SHORT) if draw.random() < 0.1 else draw.choice(LONG)
     if draw.random() < 0.3:
         options["session"] = f"talk-{caller}"
-        before = draw.choice(SHORT)
-        told = ({"role": "user", "content": before}, {"role": "assistant", "content": "A hive is a machine."})
-        options["messages"] = [*told, {"role": "user", "content": prompt}]
-    else:
-        options["prompt"] = prompt
     way = draw.choices(["infer", "submit", "leave", "cancel"], [5, 4, 1, 1])[0]
-    return Plan(way, options, draw.uniform(0.0, 0.5), draw.uniform(0.0, 2.5))
+    return Plan(way, options, draw.uniform(0.0, 0.3), draw.uniform(0.0, 2.5))
 
 
 @dataclass(slots=True)
@@ -217,6 +213,7 @@ class Cluster:
         self.hives = [Hive(self.queen, name) for name in HIVES]
         self.done: Counter[str] = Counter()
         self.seen: set[psutil.Process] = set()
+        self.lasted_s = 0.0
         self._spawning: set[str] = set()
 
     def launch(self) -> None:

@@ -5,8 +5,11 @@ import json
 import os
 import random
 import sqlite3
+import sys
+import time
 from collections import Counter
 from contextlib import closing, suppress
+from functools import partial
 
 import grpc
 import pytest
@@ -18,7 +21,7 @@ from rbee.v1 import engine_service_pb2, engine_service_pb2_grpc, job_pb2
 from system.chaos import HIVES, REAL, SLOW, Caller, Cluster, Outcome, Plan, plan
 
 CALLERS, JOBS = 20, 200
-SLOW_CALLERS, SLOW_JOBS = 4, 24
+SLOW_CALLERS, SLOW_JOBS = 6, 36
 ALIVE = [job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_DISPATCHED, job_pb2.JOB_STATE_RUNNING]
 
 
@@ -31,8 +34,8 @@ def seeds():
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize("seed", seeds())
 async def test_jobs_outlive_whatever_is_killed_or_stopped(seed, tmp_path, capsys):
-    with capsys.disabled():
-        print(f"\nchaos: RBEE_CHAOS_SEED={seed}")
+    say = partial(show, capsys)
+    say(f"RBEE_CHAOS_SEED={seed}")
     draw = random.Random(seed)
     cluster = Cluster(tmp_path)
     try:
@@ -41,8 +44,7 @@ async def test_jobs_outlive_whatever_is_killed_or_stopped(seed, tmp_path, capsys
         left = await asyncio.to_thread(cluster.stop)
         assert left == [], "processes are left"
         jobs, summary = read_database(tmp_path / "data" / "queen.db")
-        with capsys.disabled():
-            print(f"chaos: {told(cluster, outcomes, jobs)}")
+        say(told(cluster, outcomes, jobs))
         faults = [*summary]
         for outcome in outcomes:
             row = jobs.get(outcome.job_id)
@@ -52,6 +54,12 @@ async def test_jobs_outlive_whatever_is_killed_or_stopped(seed, tmp_path, capsys
         assert not faults, "\n".join([f"seed {seed}, {len(faults)} faults", *faults[:40]])
     finally:
         cluster.queen.end_everything()
+
+
+def show(capsys, text: str) -> None:
+    """Prints a line, whatever comes of the test."""
+    with capsys.disabled():
+        sys.stdout.write(f"\nchaos: {text}\n")
 
 
 async def ordeal(cluster: Cluster, draw: random.Random) -> tuple[list[Outcome], dict[str, Outcome]]:
@@ -64,10 +72,12 @@ async def ordeal(cluster: Cluster, draw: random.Random) -> tuple[list[Outcome], 
             *([plan(draw, SLOW, caller) for _ in range(SLOW_JOBS // SLOW_CALLERS)] for caller in range(SLOW_CALLERS)),
         ]
         undisturbed = await answers(client, {one.question: one for plans in mine for one in plans})
+        begun = time.monotonic()
         disturbing = group.create_task(cluster.disturb(draw))
         asked = await asyncio.gather(*(carry_out(cluster.queen.address, plans) for plans in mine))
         disturbing.cancel()
         await asyncio.wait([disturbing])
+        cluster.lasted_s = time.monotonic() - begun
         await asyncio.wait_for(at_rest(client), 60)
         workers = await asyncio.wait_for(cluster.full(client), 100)
         await check_no_leaks(client, workers)
@@ -155,14 +165,7 @@ def row_faults(job: dict) -> list[str]:
         faults.append(f"attempts are numbered {[attempt['number'] for attempt in attempts]}")
     if any(attempt["end_time"] is None for attempt in attempts):
         faults.append("an attempt has not ended")
-    times = [job["submit_time"]]
-    for attempt in attempts:
-        times += [attempt["dispatch_time"], attempt["end_time"] or 0.0]
-    times.append(job["end_time"] or 0.0)
-    if times != sorted(times):
-        faults.append(f"times are not in order: {times}")
-    if job["first_token_time"] and not job["submit_time"] <= job["first_token_time"] <= job["end_time"]:
-        faults.append("its first token came before it or after its end")
+    faults += [*time_faults(job), *kept_faults(job)]
     if job["state"] == "complete":
         if not (attempts and job["usage"] and job["finish_reason"] and not job["failure"]):
             faults.append("complete without an end")
@@ -172,12 +175,26 @@ def row_faults(job: dict) -> list[str]:
         tries = [one for one in attempts if (one["failure"] or {}).get("reason") != "QUEEN_STOPPED"]
         if job["failure"]["reason"] not in RETRIABLE or len(tries) < MAX_ATTEMPTS:
             faults.append(f"failed after {len(tries)} attempts: {job['failure']}")
+    return faults
+
+
+def time_faults(job: dict) -> list[str]:
+    times = [job["submit_time"]]
+    for attempt in job["attempts"]:
+        times += [attempt["dispatch_time"], attempt["end_time"] or 0.0]
+    times.append(job["end_time"] or 0.0)
+    faults = [] if times == sorted(times) else [f"times are not in order: {times}"]
+    if job["first_token_time"] and not job["submit_time"] <= job["first_token_time"] <= job["end_time"]:
+        faults.append("its first token came before it or after its end")
+    return faults
+
+
+def kept_faults(job: dict) -> list[str]:
+    faults, wanted = [], job["detached"] and job["state"] == "complete"
     if job["has_request"]:
         faults.append("its request is kept")
-    if job["has_output"] and not (job["detached"] and job["state"] == "complete"):
-        faults.append("its output is kept")
-    if job["detached"] and job["state"] == "complete" and not job["has_output"]:
-        faults.append("its output is not kept")
+    if bool(job["has_output"]) is not bool(wanted):
+        faults.append("its output is kept" if job["has_output"] else "its output is not kept")
     return faults
 
 
@@ -218,7 +235,8 @@ def told(cluster: Cluster, outcomes: list[Outcome], jobs: dict[str, dict]) -> st
     states = Counter(job["state"] for job in jobs.values())
     did = ", ".join(f"{count} x {what}" for what, count in sorted(cluster.done.items()))
     return (
-        f"{did}. {len(outcomes)} jobs asked for, {len(jobs)} noted: {dict(states)}; {len(retried | adopted)} hit: "
+        f"{cluster.lasted_s:.0f} s: {did}. {len(outcomes)} jobs asked for, {len(jobs)} noted: {dict(states)}; "
+        f"{len(retried | adopted)} hit: "
         f"{len(retried)} retried, {len(went_on)} of them mid-answer, {len(adopted)} taken over by a new queen; "
         f"attempts failed: {dict(failures)}"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from opentelemetry import context as otel_context
@@ -17,7 +18,7 @@ from queen.core.faults import (
     StreamReadError,
     WorkerCommunicationFailed,
 )
-from queen.core.model import Failure, Job, JobState, Proposal, Worker
+from queen.core.model import Attempt, Failure, Job, JobState, Proposal, Worker
 from queen.dispatch.stall import StallWatch
 from queen.links import events
 from queen.links.workers import Generation, WorkerLinks
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S: Final = 1.0
 BACKOFF_MOST_S: Final = 60.0
+
+RECONNECT_S: Final = 10.0
+"""How long hives that were there may take to report to a new queen; they try at least every 2 s."""
 
 _DOUBTS: Final = {"WORKER_LOST", "WORKER_DRAINING", "WORKER_STALLED", "NO_FREE_SLOT", "GENERATION_EXISTS"}
 """Failures after which it is not known what a worker runs; it gets no jobs until it has told."""
@@ -61,6 +65,7 @@ class JobDispatcher:
         self._jitter = jitter
         self._abandon = abandon
         self._group = group
+        self._began_s = clock.monotonic()
 
     def dispatch(self, job_id: str, worker: Worker) -> None:
         """Starts running a job whose slot is reserved; returns at once."""
@@ -131,8 +136,16 @@ class JobDispatcher:
             live.give_up(errors.Unreachable("the queen was stopped while it ran", "QUEEN_STOPPED"), 0.0)
 
     async def kept_events(self, job: Job) -> list[bytes]:
-        """Returns the events that the last worker of a job at rest still keeps, if any."""
-        worker = self._cluster.get_worker(job.attempt.worker_id) if job.attempts else None
+        """Returns the events that the last worker of a job at rest still keeps, if any.
+
+        A queen who has just begun waits for the hive of that worker before she says that there are none.
+        """
+        if not job.attempts:
+            return []
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, self._began_s + RECONNECT_S - self._clock.monotonic())):
+                await self._cluster.until(lambda: self._has_told(job.attempt))
+        worker = self._cluster.get_worker(job.attempt.worker_id)
         if worker is None:
             return []
         generation, frames = self._links.resume(worker, job.id, 0), []
@@ -144,6 +157,11 @@ class JobDispatcher:
         finally:
             generation.cancel()
         return frames
+
+    def _has_told(self, attempt: Attempt) -> bool:
+        """Tells whether the hive of an attempt has said which workers it has; one that was never known cannot."""
+        hive = self._cluster.get_hive(attempt.hive_id)
+        return hive is None or hive.online
 
     def fail(self, live: LiveJob, error: errors.RbeeError) -> None:
         """Ends a job with an error; one at rest stays as it is."""

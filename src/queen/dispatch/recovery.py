@@ -9,16 +9,13 @@ from typing import Final
 
 from queen.core.model import Failure
 from queen.dispatch.callers import Callers
-from queen.dispatch.dispatcher import JobDispatcher
+from queen.dispatch.dispatcher import RECONNECT_S, JobDispatcher
 from queen.links import events
 from queen.registry.jobs import JobTable, LiveJob
 from wire import errors
 from wire.clock import Clock
 
 log = logging.getLogger(__name__)
-
-RECONNECT_S: Final = 10.0
-"""How long hives that were there may take to report again; they try at least every 2 s."""
 
 TOGETHER_S: Final = 3.0
 """How long jobs whose callers are back wait for the others, to keep their order; callers try at least every 2 s."""
@@ -42,6 +39,7 @@ class Recovery:
         self._dispatcher = dispatcher
         self._clock = clock
         self._wake = wake
+        self._first = int(clock.now() * 1000)  # above every sequence of an earlier queen: she sent fewer than one a ms
         self._held: dict[str, LiveJob] = {}
         self._awaited: set[str] = set()
         self._absent: set[str] = set()
@@ -53,7 +51,7 @@ class Recovery:
         for frame in kept:
             live.feed.leap(events.sequence_of(frame))
             live.feed.append(frame)
-        live.feed.leap(max(live.feed.last_sequence + 1, int(self._clock.now() * 1000)))
+        live.feed.leap(max(live.feed.last_sequence + 1, self._first) if kept else self._first)
         live.held, live.taken_over = True, True
         live.present = live.job.detached
         live.grace_s = 0.0 if live.job.detached else CALLER_GRACE_S

@@ -78,6 +78,10 @@ class Cluster:
         """Returns the hives that are heard of, by name."""
         return [hive for hive in self._hives.values() if hive.online]
 
+    def awaits_hives(self) -> bool:
+        """Returns whether a hive that was online when the queen before ended has not reported yet."""
+        return any(hive.was_online and hive.state is HiveState.REGISTERED for hive in self._hives.values())
+
     def list_available_hives(self) -> list[Hive]:
         """Returns the healthy hives: those a worker can be started on, by name."""
         return [hive for hive in self._hives.values() if hive.state is HiveState.HEALTHY]
