@@ -10,21 +10,19 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 from queen.core import lifecycle
 from queen.core.model import Hive, HiveState, ModelFile, Worker, WorkerSpec, WorkerState
 from queen.core.ports import Touched
 from queen.registry.catalogue import ModelCatalogue
-
-Value = TypeVar("Value")
+from queen.registry.free_memory import FreeMemory
+from queen.registry.ordered import put_in_order
 
 DEGRADED_AFTER_S: Final = 3.0
 OFFLINE_AFTER_S: Final = 10.0
 NEWEST_SPEED_WEIGHT: Final = 0.3
 """Share of the newest job in a worker's average speed: the last few jobs make most of it."""
-FREED_MB: Final = 64
-"""Free memory a device must gain before a job that waits for memory is looked at again, MB: less comes and goes."""
 
 _EARLY_STATES: Final = (WorkerState.LOADING, WorkerState.READY)
 _SERVING_STATES: Final = (WorkerState.READY, WorkerState.BUSY, WorkerState.DRAINING)
@@ -50,7 +48,7 @@ class Cluster:
         self._workers: dict[str, Worker] = {}
         self._by_model: defaultdict[str, dict[str, Worker]] = defaultdict(dict)
         self._by_hive: defaultdict[str, dict[str, Worker]] = defaultdict(dict)
-        self._free_mb: dict[tuple[str, str], int] = {}
+        self._free_memory = FreeMemory()
         self._taken: defaultdict[str, set[str]] = defaultdict(set)
         self._idle_since: dict[str, float] = {}
         self._completed: defaultdict[str, int] = defaultdict(int)
@@ -290,7 +288,7 @@ class Cluster:
     def register_hive(self, hive: Hive) -> None:
         """Adds or replaces a hive as registered, keeping where it stands."""
         known = self._hives.get(hive.id)
-        _put_in_order(self._hives, hive.id, hive if known is None else replace(hive, state=known.state))
+        put_in_order(self._hives, hive.id, hive if known is None else replace(hive, state=known.state))
         self._touch("hive", hive.id)
 
     def introduced(self, hive_id: str, changes: Mapping[str, Any]) -> None:
@@ -299,7 +297,7 @@ class Cluster:
         if "models" in changes:
             self.models.set_files(hive_id, hive.models)
         self._hives[hive_id] = hive
-        if "devices" in changes and self._has_freed_memory(hive):
+        if "devices" in changes and self._free_memory.has_risen(hive):
             self._on_change()
         self._touch("hive", hive_id)
 
@@ -380,7 +378,7 @@ class Cluster:
         if old is not None and old.model_ref != worker.model_ref:
             self._by_model[old.model_ref].pop(worker.id, None)
         for index in (self._workers, self._by_model[worker.model_ref], self._by_hive[worker.hive_id]):
-            _put_in_order(index, worker.id, worker)
+            put_in_order(index, worker.id, worker)
         self._touch("worker", worker.id)
         self._derive_busy(worker.id)
 
@@ -394,32 +392,8 @@ class Cluster:
             self._workers[worker_id] = self._by_model[worker.model_ref][worker_id] = worker
             self._by_hive[worker.hive_id][worker_id] = worker
 
-    def _has_freed_memory(self, hive: Hive) -> bool:
-        """Whether a device has clearly more free memory than at its fullest since the last time this was so."""
-        freed = False
-        for device in hive.devices:
-            if device.memory_free_mb is None:
-                continue
-            least = self._free_mb.setdefault((hive.id, device.id), device.memory_free_mb)
-            risen = device.memory_free_mb - least >= FREED_MB
-            if risen or device.memory_free_mb < least:
-                self._free_mb[hive.id, device.id] = device.memory_free_mb
-            freed = freed or risen
-        return freed
-
     def _is_idle(self, worker: Worker) -> bool:
         if worker.state is not WorkerState.READY or worker.id in self._taken:
             return False
         newer = worker.sample_time > self._idle_since.get(worker.id, 0.0)
         return not (newer and (worker.gpu_util_pct or 0.0) > 0.0)
-
-
-def _put_in_order(index: dict[str, Value], key: str, value: Value) -> None:
-    """Puts a value under its key; a new key goes to its place among the sorted ones."""
-    is_new = key not in index
-    last = next(reversed(index), "")
-    index[key] = value
-    if is_new and key < last:
-        ordered = sorted(index.items())
-        index.clear()
-        index.update(ordered)
