@@ -432,6 +432,7 @@ class Game:
             else:
                 assert reader.error.retriable or reader.error.reason == "JOB_CANCELLED", reader.error
                 assert ANSWER.startswith(reader.text)
+        assert self.store.rows["requests"] == self.store.rows["outputs"] == {}
         for worker_id in self.engines:
             assert self.world.cluster.jobs_on(worker_id) == frozenset()
 

@@ -236,7 +236,8 @@ class JobTable:
             if timer is not None:
                 timer.cancel()
         self._store.drop_request(live.job.id)
-        if len(live.job.attempts) > 1 and not (live.job.detached and live.job.state is JobState.COMPLETE):
+        kept = any(attempt.failure is not None for attempt in live.job.attempts)
+        if kept and not (live.job.detached and live.job.state is JobState.COMPLETE):
             self._store.drop_output(live.job.id)  # kept for another attempt only
         self._resting[live.job.id] = live
         if len(self._resting) > KEPT_AFTER_REST:
