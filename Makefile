@@ -51,6 +51,10 @@ verify: setup ## Check that the generated stubs are fresh
 	@before=$$(mktemp -d) && cp -r src/rbee/v1/. $$before && $(MAKE) --no-print-directory proto && \
 	diff -r -x __pycache__ $$before src/rbee/v1 && rm -r $$before && echo "stubs are fresh"
 
+.PHONY: soak
+soak: setup ## Kill and stop programs at random for ten rounds, and count tokens (about 20 minutes)
+	RBEE_CHAOS_ROUNDS=$${RBEE_CHAOS_ROUNDS:-10} $(BIN)/python -m pytest tests/system/test_chaos.py
+
 .PHONY: bench
 bench: setup ## Measure, and print each figure beside its target (bench/README.md)
 	@for file in bench/[a-z]*.py; do $(BIN)/python $$file || exit 1; done

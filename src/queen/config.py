@@ -48,7 +48,10 @@ KEYS: Final = (
     Key("hive_listen", "RBEE_QUEEN_HIVE_LISTEN", address, "127.0.0.1:7835", "where the local hive serves", "HOST:PORT"),
     Key("hive_name", "RBEE_HIVE_NAME", str, re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:63] or "hive",
         "name of the local hive", "NAME"),
-    Key("scheduler", "RBEE_SCHEDULER", one_of("simple"), "simple", "who decides which worker serves a job", "NAME"),
+    Key("scheduler", "RBEE_SCHEDULER", one_of("simple", "policy"), "simple", "who decides which worker serves a job",
+        "NAME"),
+    Key("policy", "RBEE_POLICY", str, "", "Lua file of the policy that decides; empty: the platform policy", "FILE"),
+    Key("policy_record", "RBEE_POLICY_RECORD", str, "", "file that gets all a policy is told and answers", "FILE"),
     Key("keep_jobs", "RBEE_KEEP_JOBS", seconds_or_zero, "7d", "how long finished jobs are kept; 0: for ever", "TIME"),
     Key("keep_requests", "RBEE_KEEP_REQUESTS", switch, "0", "keep prompts as long as their jobs", flag=True),
     Key("mode", "RBEE_MODE", one_of("home", "lab", "platform"), "home",
@@ -91,6 +94,8 @@ class Settings:
     mode: str
     queue_capacity: int | None
     limits: LimitRules
+    policy: str
+    policy_record: str
     no_migrate: bool
     migrate_only: bool
     log_format: LogFormat

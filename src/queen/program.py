@@ -8,6 +8,7 @@ import logging
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from queen.config import Settings
@@ -20,11 +21,17 @@ from queen.dispatch.reconcile import Reconciler
 from queen.dispatch.recovery import Recovery
 from queen.links.hives import HiveLinks
 from queen.links.workers import CANCEL_TIMEOUT_S, WorkerLinks
+from queen.policy import platform
+from queen.policy.failure import PolicyFailed, Source
+from queen.policy.rows import Rows
+from queen.policy.sandbox.host import PolicyHost
+from queen.policy.sandbox.record import FlightRecord
 from queen.provision.hives import LocalHives
 from queen.provision.workers import WorkerStarts
 from queen.registry.cluster import DEGRADED_AFTER_S, OFFLINE_AFTER_S, Cluster
 from queen.registry.jobs import JobTable
 from queen.scheduler.cycle import SchedulingCycle
+from queen.scheduler.policy import PolicyScheduler
 from queen.scheduler.simple import SimpleScheduler
 from queen.services import catalogue
 from queen.services.hives import HiveService
@@ -120,6 +127,7 @@ class _Queen:
         self, settings: Settings, sources: Sources, store: SqlStore, group: asyncio.TaskGroup, last_order: int
     ) -> None:
         clock, new_id = sources.clock, sources.new_id
+        self._sources = sources
         self._clock = clock
         self._store = store
         self._woken = asyncio.Event()
@@ -156,8 +164,10 @@ class _Queen:
             new_id=new_id,
             group=group,
         )
+        self._policies: PolicyHost | None = None
+        self._scheduler = self._make_scheduler(settings, group)
         self.cycle = SchedulingCycle(
-            scheduler=SimpleScheduler(new_id),
+            scheduler=self._scheduler,
             jobs=self.jobs,
             cluster=self.cluster,
             dispatcher=self._dispatcher,
@@ -169,7 +179,7 @@ class _Queen:
             woken=self._woken,
         )
         self.positions = Positions(self.jobs, clock)
-        self._models = Models(self.cluster, self._hive_links)
+        self._models = Models(self.cluster, self._hive_links, clock)
         self._intake = Intake(
             jobs=self.jobs,
             models=self._models,
@@ -185,9 +195,15 @@ class _Queen:
         )
         self._group = group
         self._settings = settings
-        self._sources = sources
         self._server = Server("queen-rbee")
         self._hives: LocalHives | None = None
+
+    def _make_scheduler(self, settings: Settings, group: asyncio.TaskGroup) -> SimpleScheduler | PolicyScheduler:
+        if settings.scheduler == "simple":
+            return SimpleScheduler(self._sources.new_id)
+        record = FlightRecord(Path(settings.policy_record)) if settings.policy_record else None
+        self._policies = PolicyHost(platform=platform.source(), rows=Rows(), group=group, record=record)
+        return PolicyScheduler(self._policies, self._sources.new_id)
 
     @classmethod
     async def build(cls, settings: Settings, sources: Sources, store: SqlStore, group: asyncio.TaskGroup) -> _Queen:
@@ -203,7 +219,26 @@ class _Queen:
         gc.freeze()
         gc.enable()
         queen._recovery.begin({hive.id for hive in hives if hive.was_online}, queen._callers)
+        await queen._start_policies()
         return queen
+
+    async def _start_policies(self) -> None:
+        """Starts the sandbox and loads the policy it is to run; one that is no good leaves the platform policy."""
+        if self._policies is None or not isinstance(self._scheduler, PolicyScheduler):
+            return
+        try:
+            await self._policies.start()
+        except PolicyFailed as failure:
+            log.error("jobs wait until a policy sandbox can be started: %s", failure)
+            return
+        log.info("policies run in a sandbox: %s", ", ".join(self._policies.protections))
+        if not self._settings.policy:
+            return
+        file = Path(self._settings.policy)
+        try:
+            await self._scheduler.activate(Source(file.name, await asyncio.to_thread(file.read_text, "utf-8")))
+        except (PolicyFailed, OSError, UnicodeDecodeError) as error:
+            log.error("policy %s cannot be used, the platform policy decides: %s", file, error)
 
     async def serve(self, address: str) -> None:
         """Serves everything and says so."""
@@ -294,6 +329,8 @@ class _Queen:
         await self._server.stop(1.0)
         await self._worker_links.close()
         await self._hive_links.close()
+        if self._policies is not None:
+            await self._policies.close()
 
     async def _drain(self, hurry: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:

@@ -1,16 +1,35 @@
 """What every JobScheduler must do, over every implementation; and what the simple one does beyond it."""
 
+import asyncio
+
 import pytest
 
 from queen.core import applier, feasibility
 from queen.core.model import Action, Device, WorkerState
+from queen.policy import platform
+from queen.policy.in_process import InProcessDecider
+from queen.policy.rows import Rows
+from queen.policy.sandbox.host import PolicyHost
+from queen.scheduler.policy import PolicyScheduler
 from queen.scheduler.simple import SimpleScheduler
 from worlds import World, job, model_file
 
 
-@pytest.fixture(params=["simple"])
-def scheduler(request):
-    return {"simple": SimpleScheduler(lambda hive: f"{hive}-new")}[request.param]
+def new_id(hive: str) -> str:
+    return f"{hive}-new"
+
+
+@pytest.fixture(params=["simple", "platform policy", "platform policy in its sandbox"])
+async def scheduler(request):
+    if request.param == "simple":
+        yield SimpleScheduler(new_id)
+    elif request.param == "platform policy":
+        yield PolicyScheduler(InProcessDecider(platform.source()), new_id)
+    else:
+        async with asyncio.TaskGroup() as group:
+            host = PolicyHost(platform=platform.source(), rows=Rows(), group=group)
+            yield PolicyScheduler(host, new_id)
+            await host.close()
 
 
 async def decide(scheduler, world, *jobs):
@@ -60,6 +79,7 @@ async def test_every_candidate_has_a_place_and_the_rejected_a_reason(scheduler):
     world.cluster.reserve("w1", "job-0")
     world.add_worker("w2")
     (proposal,) = await decide(scheduler, world, job())
+    assert all(candidate.hive_id == "mill" for candidate in proposal.candidates)
     reasons = {candidate.worker_id: candidate.reject_reason for candidate in proposal.candidates}
     assert reasons == {"w1": "all 1 slots are taken", "w2": ""}
     assert proposal.worker_id == "w2"

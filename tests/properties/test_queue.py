@@ -1,5 +1,6 @@
 """The order of the queue, whatever joins, leaves, comes back and grows old in it."""
 
+import itertools
 from bisect import insort
 
 from hypothesis import given, settings
@@ -149,10 +150,10 @@ def test_two_sessions_with_work_are_served_alike(arrivals, data):
 @given(st.lists(st.tuples(st.sampled_from("eel"), st.integers(0, 3000)), min_size=300, max_size=1200))
 @settings(max_examples=30, deadline=None)
 def test_a_long_line_stays_sorted_whichever_end_things_happen_at(happenings):
-    lane, wanted = _Lane(), []
+    lane, wanted, orders = _Lane(), [], itertools.count()
     for kind, at in [("e", n) for n in range(0, 3000, 3)] + happenings:
         if kind == "e":
-            place = (at, len(wanted), "")
+            place = (at, next(orders), "")
             lane.enter(place)
             insort(wanted, place)
         elif wanted:

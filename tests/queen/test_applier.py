@@ -54,3 +54,36 @@ def test_a_busy_worker_is_not_evicted():
     assert applier.refusal(evict, job(), world.cluster) == ""
     world.cluster.reserve("w1", "job-0")
     assert applier.refusal(evict, job(), world.cluster) == "worker w1 runs 1 jobs"
+
+
+def test_evictions_and_preloads_need_no_job():
+    world = World()
+    world.add_hive(free_mb=4000)
+    world.add_worker()
+    spec = WorkerSpec("w2", "file:/models/other.gguf", memory_mb=200, device_ids=("cpu",))
+    assert applier.refusal(Proposal("", Action.START_WORKER, "", "w2", "mill", spec), None, world.cluster) == ""
+    assert applier.refusal(Proposal("", Action.EVICT, "", "w1", "mill"), None, world.cluster) == ""
+    assert "no job" in applier.refusal(Proposal("", Action.REJECT, ""), None, world.cluster)
+
+
+def test_what_is_pinned_loading_or_leaving_is_not_evicted():
+    world = World()
+    world.add_hive()
+    world.add_worker("w1")
+    world.add_worker("w2", state=WorkerState.LOADING)
+    world.cluster.pin("w1")
+    assert applier.refusal(Proposal("", Action.EVICT, "", "w1", "mill"), None, world.cluster) == "worker w1 is pinned"
+    assert "is loading" in applier.refusal(Proposal("", Action.EVICT, "", "w2", "mill"), None, world.cluster)
+    world.cluster.pin("w1", pinned=False)
+    assert applier.refusal(Proposal("", Action.EVICT, "", "w1", "mill"), None, world.cluster) == ""
+
+
+def test_a_model_that_loads_on_a_hive_is_not_started_there_again():
+    world = World()
+    world.add_hive(free_mb=4000)
+    world.cluster.expect_worker("mill", WorkerSpec("w1", MODEL, memory_mb=200, device_ids=("cpu",)))
+    start = Proposal("job-1", Action.START_WORKER, "", "w2", "mill", WorkerSpec("w2", MODEL, device_ids=("cpu",)))
+    assert "worker w1 still loads" in applier.refusal(start, job(), world.cluster)
+    assert "does not have the model" in applier.refusal(
+        Proposal("job-1", Action.START_WORKER, "", "", "mill"), job(), world.cluster
+    )

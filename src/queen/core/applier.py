@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from queen.core import feasibility
-from queen.core.model import Action, Job, JobState, Proposal
+from queen.core.model import Action, Job, JobState, Proposal, WorkerState
 from queen.core.ports import ClusterView
 
 
 def refusal(proposal: Proposal, job: Job | None, cluster: ClusterView) -> str:
     """Returns why a proposal must not take effect; "" when nothing speaks against it.
 
-    `job` is the newest state of the job it is about, None when there is no such job.
+    `job` is the newest state of the job it is about, None when there is no such job. Starts and evictions may be about
+    no job at all.
     """
-    if job is None:
-        return f"there is no job {proposal.job_id}"
-    if job.state is not JobState.QUEUED:
-        return f"the job is {job.state}, not queued"
-    if proposal.action is Action.DISPATCH:
-        return _dispatch_refusal(proposal, job, cluster)
+    if proposal.job_id or proposal.action not in (Action.START_WORKER, Action.EVICT):
+        if job is None:
+            return f"there is no job {proposal.job_id}"
+        if job.state is not JobState.QUEUED:
+            return f"the job is {job.state}, not queued"
+        if proposal.action is Action.DISPATCH:
+            return _dispatch_refusal(proposal, job, cluster)
     if proposal.action is Action.START_WORKER:
-        return _start_refusal(proposal, cluster)
+        return _start_refusal(proposal, job, cluster)
     if proposal.action is Action.EVICT:
         return _evict_refusal(proposal, cluster)
     return ""
@@ -33,19 +35,31 @@ def _dispatch_refusal(proposal: Proposal, job: Job, cluster: ClusterView) -> str
     return f"worker {worker.id} {reason}" if reason else ""
 
 
-def _start_refusal(proposal: Proposal, cluster: ClusterView) -> str:
+def _start_refusal(proposal: Proposal, job: Job | None, cluster: ClusterView) -> str:
     hive, spec = cluster.get_hive(proposal.hive_id), proposal.spec
-    if hive is None or spec is None:
+    if hive is None:
         return f"there is no hive {proposal.hive_id}"
+    if spec is None:
+        return f"hive {hive.id} does not have the model, or not the device"
     if reason := feasibility.hive_reject_reason(hive):
         return reason
     device, reason = feasibility.find_device(hive, spec.memory_mb, cluster.loading_claims_mb(hive.id))
-    return "" if device is not None else f"{hive.id} {reason}"
+    if device is None:
+        return f"{hive.id} {reason}"
+    model_ref = spec.model_ref if job is None else job.model_ref
+    for worker in cluster.find_workers_with_model(model_ref):
+        if worker.hive_id == hive.id and worker.state is WorkerState.LOADING:
+            return f"worker {worker.id} still loads {model_ref} there"
+    return ""
 
 
 def _evict_refusal(proposal: Proposal, cluster: ClusterView) -> str:
     worker = cluster.get_worker(proposal.worker_id)
     if worker is None:
         return f"there is no worker {proposal.worker_id}"
+    if worker.state not in (WorkerState.READY, WorkerState.BUSY):
+        return f"worker {worker.id} is {worker.state}"
+    if cluster.is_pinned(worker.id):
+        return f"worker {worker.id} is pinned"
     taken = worker.slots_total - cluster.slots_available(worker.id)
     return f"worker {worker.id} runs {taken} jobs" if taken else ""

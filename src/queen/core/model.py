@@ -112,6 +112,22 @@ class StageLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Asks:
+    """What a job asks for as policies may know it, never its prompt. `prompt_tokens` is an estimate.
+
+    `prefix_hash` is of the prompt's beginning; `user_geo` has latitude, longitude and region where they are known.
+    """
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
+    prompt_hash: str = ""
+    prefix_hash: str = ""
+    prompt_tokens: int | None = None
+    user_geo: Mapping[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job without its prompt. `order` is its place among all jobs ever accepted."""
 
@@ -138,6 +154,7 @@ class Job:
     failure: Failure | None = None
     trace_id: str = ""
     seed: int | None = None
+    asks: Asks = field(default_factory=Asks)
 
     @property
     def resting(self) -> bool:
@@ -250,6 +267,7 @@ class Hive:
     """A machine's agent as the queen knows it; devices and models as it last reported them.
 
     `was_online`: it was heard of when the queen before this one ended.
+    `geo` has latitude, longitude (degrees) and region where they are known.
     """
 
     id: str
@@ -267,6 +285,8 @@ class Hive:
     ram_free_mb: int | None = None
     last_report_time: float | None = None
     was_online: bool = False
+    geo: Mapping[str, float | str] = field(default_factory=dict)
+    cost_per_token: float | None = None
 
     @property
     def online(self) -> bool:

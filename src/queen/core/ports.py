@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from queen.core.model import Decision, Hive, Job, JobState, ModelFile, Proposal, Worker
+
+Touched = tuple[Literal["hive", "worker"], str]
+"""What changed, by id: seen, heard of anew, given a job, gone."""
+
+
+class ModelsView(Protocol):
+    """Which models there are. `revision` is another after each change."""
+
+    revision: int
+
+    def list_models(self) -> list[tuple[str, dict[str, ModelFile]]]:
+        """Returns (reference, files by hive) of all models held somewhere, by name."""
+        ...
 
 
 class ClusterView(Protocol):
     """What is there, as last reported; answers queries and decides nothing."""
+
+    @property
+    def models(self) -> ModelsView:
+        """Which models there are."""
+        ...
+
+    @property
+    def min_residency_s(self) -> float:
+        """How long a worker is not to be evicted after its start, seconds."""
+        ...
+
+    def watch(self) -> set[Touched]:
+        """Returns a set that from now on gets whatever is touched, and has all there is; its owner empties it."""
+        ...
 
     def get_hive(self, hive_id: str) -> Hive | None:
         """Returns a hive by name, online or not."""
@@ -37,6 +64,22 @@ class ClusterView(Protocol):
 
     def slots_available(self, worker_id: str) -> int:
         """Returns how many slots of a worker no job has reserved."""
+        ...
+
+    def idle_since(self, worker_id: str) -> float | None:
+        """Returns when a worker's last job ended; None while one runs or when none ever ran."""
+        ...
+
+    def jobs_completed(self, worker_id: str) -> int:
+        """Returns how many jobs a worker has completed."""
+        ...
+
+    def avg_tokens_per_sec(self, worker_id: str) -> float | None:
+        """Returns how fast a worker was over its recent jobs; None before the first."""
+        ...
+
+    def is_pinned(self, worker_id: str) -> bool:
+        """Returns whether a worker must not be evicted."""
         ...
 
     def find_file(self, model_ref: str, hive_id: str) -> ModelFile | None:
@@ -68,10 +111,14 @@ class Dispatcher(Protocol):
 
 
 class WorkerStarter(Protocol):
-    """Starts workers; concurrent wishes for one model share one start."""
+    """Starts workers, and stops those that are evicted; concurrent wishes for one model share one start."""
 
     def start_for(self, proposal: Proposal) -> None:
-        """Starts the worker a proposal asks for, on behalf of its job; returns at once."""
+        """Starts the worker a proposal asks for, on behalf of its job if it names one; returns at once."""
+        ...
+
+    def evict(self, proposal: Proposal) -> None:
+        """Stops the idle worker a proposal names, in order; returns at once."""
         ...
 
     def tell_waiting(self, job_id: str) -> None:
@@ -79,8 +126,8 @@ class WorkerStarter(Protocol):
         ...
 
 
-class Store(Protocol):
-    """What survives the queen. Writes return when they are accepted; `flush` returns when they are on disk."""
+class Journal(Protocol):
+    """Where changes are written. Writes return when they are accepted."""
 
     def save_job(self, job: Job) -> None:
         """Writes a job's newest state."""
@@ -105,6 +152,10 @@ class Store(Protocol):
     def save_decision(self, decision: Decision) -> None:
         """Writes a decision."""
         ...
+
+
+class Store(Journal, Protocol):
+    """What survives the queen. `flush` returns when what was accepted before is on disk."""
 
     def save_hive(self, hive: Hive) -> None:
         """Writes a hive as registered, and whether it is online."""

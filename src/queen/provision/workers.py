@@ -77,12 +77,17 @@ class WorkerStarts:
         self._cut_short: dict[str, int] = {}  # model -> how many starts in a row
 
     def start_for(self, proposal: Proposal) -> None:
-        """Starts the worker a proposal asks for, on behalf of its job and all that wait for the same model."""
+        """Starts the worker a proposal asks for, on behalf of its job and all that wait for the same model.
+
+        Without a job nobody is told of it, and nobody fails with it.
+        """
         assert proposal.spec is not None, "a proposal to start says what"
-        live = self._jobs.get(proposal.job_id)
-        assert live is not None, "the applier has seen it"
         hive = self._cluster.get_hive(proposal.hive_id)
         assert hive is not None, "the applier has seen it"
+        live = self._jobs.get(proposal.job_id)
+        if live is None:
+            self._preload(hive, proposal.spec)
+            return
         # Those who wait already, for a start on a hive that was lost meanwhile, do not wait anew.
         before = self._starts.get(live.job.model_ref)
         waiting = before.waiting if before is not None else {}
@@ -102,6 +107,30 @@ class WorkerStarts:
             ),
             name=f"start {start.spec.worker_id}",
         )
+
+    def _preload(self, hive: Hive, spec: WorkerSpec) -> None:
+        self._cluster.expect_worker(hive.id, spec)
+        self._group.create_task(
+            supervised(
+                self._started_or_logged(hive, spec),
+                f"the start of worker {spec.worker_id}",
+                lambda error: log.error("a worker could not be started: %s", error),
+            ),
+            name=f"start {spec.worker_id}",
+        )
+
+    async def _started_or_logged(self, hive: Hive, spec: WorkerSpec) -> None:
+        try:
+            await self._start(hive, spec)
+        except errors.RbeeError as error:
+            log.error("a worker could not be started: %s", error)
+
+    def evict(self, proposal: Proposal) -> None:
+        """Stops an idle worker that is to make room; it gets no more jobs from now on."""
+        worker = self._cluster.get_worker(proposal.worker_id)
+        assert worker is not None, "the applier has seen it"
+        log.info("worker %s is evicted: %s", worker.id, proposal.reason)
+        self._end_soon(worker, force=False)
 
     def tell_waiting(self, job_id: str) -> None:
         """Tells a waiting job that a worker is being started for its model, if one is and it was not told."""
@@ -157,24 +186,24 @@ class WorkerStarts:
         if known is None:
             return
         log.error("worker %s is drained and ended: it does not answer", worker.id)
-        self._end_soon(known)
+        self._end_soon(known, force=True)
 
-    def _end_soon(self, worker: Worker) -> None:
+    def _end_soon(self, worker: Worker, *, force: bool) -> None:
         """Takes a worker out of service at once, and has its hive end it."""
         if worker.state is not WorkerState.FAILED:
             self._cluster.heard_worker(worker.hive_id, worker.id, self._clock.now(), {"state": WorkerState.DRAINING})
         self._group.create_task(
             supervised(
-                self._end(worker),
+                self._end(worker, force=force),
                 f"the end of worker {worker.id}",
                 lambda error: log.error("worker %s could not be ended: %s", worker.id, error),
             ),
             name=f"end {worker.id}",
         )
 
-    async def _end(self, worker: Worker) -> None:
+    async def _end(self, worker: Worker, *, force: bool) -> None:
         try:
-            await self.stop(worker, force=True)
+            await self.stop(worker, force=force)
         except errors.RbeeError as error:
             log.error("worker %s could not be ended: %s", worker.id, error)
 
@@ -266,7 +295,7 @@ class WorkerStarts:
         self._over(start)
         log.warning("worker %s is given up: nobody waits for its start any more", start.spec.worker_id)
         if (worker := self._cluster.get_worker(start.spec.worker_id)) is not None:
-            self._end_soon(worker)
+            self._end_soon(worker, force=True)
 
     def _over(self, start: _Start) -> bool:
         """Takes a start off the list, with its limits; false when another has taken its place, or it was given up."""

@@ -16,7 +16,7 @@ class ModelCatalogue:
     """Models by reference. Files of one name and one size on several hives are one model, whatever their folders.
 
     The reference under which a model was first seen is the one jobs and workers carry in the queen; on a hive its
-    own reference is used.
+    own reference is used. `revision` is another after each change.
     """
 
     def __init__(self) -> None:
@@ -24,9 +24,11 @@ class ModelCatalogue:
         self._files: defaultdict[str, dict[str, ModelFile]] = defaultdict(dict)  # queen's ref -> hive -> file
         self._local: dict[tuple[str, str], str] = {}  # (hive, hive's ref) -> queen's ref
         self._outside: dict[str, dict[str, ModelFile]] = {}  # hive -> files outside its model directories
+        self.revision = 0
 
     def set_files(self, hive_id: str, files: Iterable[ModelFile]) -> None:
         """Replaces what a hive holds in its model directories."""
+        self.revision += 1
         for held in self._files.values():
             held.pop(hive_id, None)
         for key in [key for key in self._local if key[0] == hive_id]:
@@ -83,6 +85,7 @@ class ModelCatalogue:
         return difflib.get_close_matches(wanted, sorted(names), count, cutoff=0.4)
 
     def _add(self, hive_id: str, file: ModelFile) -> str:
+        self.revision += 1
         ref = self._ref_of.setdefault((file.name, file.file_size_bytes), file.model_ref)
         self._files[ref][hive_id] = file
         self._local[hive_id, file.model_ref] = ref

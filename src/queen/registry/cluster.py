@@ -10,20 +10,19 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal
 
 from queen.core import lifecycle
 from queen.core.model import Hive, HiveState, ModelFile, Worker, WorkerSpec, WorkerState
+from queen.core.ports import Touched
 from queen.registry.catalogue import ModelCatalogue
-
-Value = TypeVar("Value")
+from queen.registry.free_memory import FreeMemory
+from queen.registry.ordered import put_in_order
 
 DEGRADED_AFTER_S: Final = 3.0
 OFFLINE_AFTER_S: Final = 10.0
 NEWEST_SPEED_WEIGHT: Final = 0.3
 """Share of the newest job in a worker's average speed: the last few jobs make most of it."""
-FREED_MB: Final = 64
-"""Free memory a device must gain before a job that waits for memory is looked at again, MB: less comes and goes."""
 
 _EARLY_STATES: Final = (WorkerState.LOADING, WorkerState.READY)
 _SERVING_STATES: Final = (WorkerState.READY, WorkerState.BUSY, WorkerState.DRAINING)
@@ -33,16 +32,23 @@ class Cluster:
     """Hives and workers as last reported, and the slots and memory the queen has promised of them.
 
     `on_change` is called after every change that could let a waiting job go on, `on_hive` with each hive that has gone
-    online or offline.
+    online or offline. `min_residency_s`: how long a worker is not to be evicted after its start.
     """
 
-    def __init__(self, on_change: Callable[[], None], on_hive: Callable[[Hive], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        on_change: Callable[[], None],
+        on_hive: Callable[[Hive], None] = lambda _: None,
+        *,
+        min_residency_s: float = 0.0,
+    ) -> None:
+        self.min_residency_s = min_residency_s
         # These are kept in order of their keys, as they change far less often than they are asked for.
         self._hives: dict[str, Hive] = {}
         self._workers: dict[str, Worker] = {}
         self._by_model: defaultdict[str, dict[str, Worker]] = defaultdict(dict)
         self._by_hive: defaultdict[str, dict[str, Worker]] = defaultdict(dict)
-        self._free_mb: dict[tuple[str, str], int] = {}
+        self._free_memory = FreeMemory()
         self._taken: defaultdict[str, set[str]] = defaultdict(set)
         self._idle_since: dict[str, float] = {}
         self._completed: defaultdict[str, int] = defaultdict(int)
@@ -53,6 +59,7 @@ class Cluster:
         self._on_hive = on_hive
         self._changed: asyncio.Future[None] | None = None
         self._connected: dict[str, str] = {}
+        self._watches: list[set[Touched]] = []
         self.models = ModelCatalogue()
 
     # What is there.
@@ -68,6 +75,10 @@ class Cluster:
     def list_online_hives(self) -> list[Hive]:
         """Returns the hives that are heard of, by name."""
         return [hive for hive in self._hives.values() if hive.online]
+
+    def awaits_hives(self) -> bool:
+        """Returns whether a hive that was online when the queen before ended has not reported yet."""
+        return any(hive.was_online and hive.state is HiveState.REGISTERED for hive in self._hives.values())
 
     def list_available_hives(self) -> list[Hive]:
         """Returns the healthy hives: those a worker can be started on, by name."""
@@ -112,6 +123,15 @@ class Cluster:
         """Returns a model's file as that hive names it; None where the hive has none."""
         return self.models.file_on(model_ref, hive_id)
 
+    def watch(self) -> set[Touched]:
+        """Returns a set that from now on gets whatever is touched, and has all there is; its owner empties it.
+
+        There is no end to a watch: one is kept by what lives as long as the cluster.
+        """
+        touched: set[Touched] = {("hive", name) for name in self._hives} | {("worker", name) for name in self._workers}
+        self._watches.append(touched)
+        return touched
+
     # What the queen has promised.
 
     def slots_available(self, worker_id: str) -> int:
@@ -123,6 +143,7 @@ class Cluster:
         """Takes a slot for a job; the applier has checked that one is free."""
         assert self.slots_available(worker_id) > 0, f"{worker_id} has no free slot"
         self._taken[worker_id].add(job_id)
+        self._touch("worker", worker_id)
         self._derive_busy(worker_id)
 
     def release(self, worker_id: str, job_id: str, now: float) -> None:
@@ -134,6 +155,7 @@ class Cluster:
         if not taken:
             del self._taken[worker_id]
             self._idle_since[worker_id] = now
+        self._touch("worker", worker_id)
         self._derive_busy(worker_id)
         self._on_change()
 
@@ -148,6 +170,7 @@ class Cluster:
     def note_completed(self, worker_id: str, tokens_per_sec: float) -> None:
         """Counts a job a worker has completed, and how fast it was; 0 when that could not be told."""
         self._completed[worker_id] += 1
+        self._touch("worker", worker_id)
         if tokens_per_sec:
             before = self._speed.get(worker_id, tokens_per_sec)
             self._speed[worker_id] = before + NEWEST_SPEED_WEIGHT * (tokens_per_sec - before)
@@ -159,6 +182,11 @@ class Cluster:
     def jobs_completed(self, worker_id: str) -> int:
         """Returns how many jobs a worker has completed."""
         return self._completed.get(worker_id, 0)
+
+    def pin(self, worker_id: str, pinned: bool = True) -> None:
+        """Protects a worker from eviction, or no longer."""
+        (self._pinned.add if pinned else self._pinned.discard)(worker_id)
+        self._touch("worker", worker_id)
 
     def is_pinned(self, worker_id: str) -> bool:
         """Returns whether a worker must not be evicted."""
@@ -240,6 +268,7 @@ class Cluster:
             self._completed.pop(worker_id, None)
             self._speed.pop(worker_id, None)
             self._pinned.discard(worker_id)
+            self._touch("worker", worker_id)
         self._on_change()
 
     def set_hive_state(self, hive_id: str, state: HiveState) -> None:
@@ -249,6 +278,7 @@ class Cluster:
         self._hives[hive_id] = moved = replace(hive, state=state)
         if moved.online is not hive.online:
             self._on_hive(moved)
+        self._touch("hive", hive_id)
         if state is HiveState.OFFLINE:
             for worker in self.find_workers_on(hive_id):
                 self.forget_worker(worker.id)
@@ -258,7 +288,8 @@ class Cluster:
     def register_hive(self, hive: Hive) -> None:
         """Adds or replaces a hive as registered, keeping where it stands."""
         known = self._hives.get(hive.id)
-        _put_in_order(self._hives, hive.id, hive if known is None else replace(hive, state=known.state))
+        put_in_order(self._hives, hive.id, hive if known is None else replace(hive, state=known.state))
+        self._touch("hive", hive.id)
 
     def introduced(self, hive_id: str, changes: Mapping[str, Any]) -> None:
         """Applies what a hive says of itself. It is there only with its first report, which names its workers."""
@@ -266,8 +297,9 @@ class Cluster:
         if "models" in changes:
             self.models.set_files(hive_id, hive.models)
         self._hives[hive_id] = hive
-        if "devices" in changes and self._has_freed_memory(hive):
+        if "devices" in changes and self._free_memory.has_risen(hive):
             self._on_change()
+        self._touch("hive", hive_id)
 
     def heard(self, hive_id: str, now: float, changes: Mapping[str, Any]) -> None:
         """Applies the changed fields of a hive's report; the hive is healthy from now on."""
@@ -328,6 +360,10 @@ class Cluster:
 
     # Inside.
 
+    def _touch(self, kind: Literal["hive", "worker"], name: str) -> None:
+        for watch in self._watches:
+            watch.add((kind, name))
+
     def _on_change(self) -> None:
         if self._changed is not None:
             self._changed.set_result(None)
@@ -342,7 +378,8 @@ class Cluster:
         if old is not None and old.model_ref != worker.model_ref:
             self._by_model[old.model_ref].pop(worker.id, None)
         for index in (self._workers, self._by_model[worker.model_ref], self._by_hive[worker.hive_id]):
-            _put_in_order(index, worker.id, worker)
+            put_in_order(index, worker.id, worker)
+        self._touch("worker", worker.id)
         self._derive_busy(worker.id)
 
     def _derive_busy(self, worker_id: str) -> None:
@@ -355,32 +392,8 @@ class Cluster:
             self._workers[worker_id] = self._by_model[worker.model_ref][worker_id] = worker
             self._by_hive[worker.hive_id][worker_id] = worker
 
-    def _has_freed_memory(self, hive: Hive) -> bool:
-        """Whether a device has clearly more free memory than at its fullest since the last time this was so."""
-        freed = False
-        for device in hive.devices:
-            if device.memory_free_mb is None:
-                continue
-            least = self._free_mb.setdefault((hive.id, device.id), device.memory_free_mb)
-            risen = device.memory_free_mb - least >= FREED_MB
-            if risen or device.memory_free_mb < least:
-                self._free_mb[hive.id, device.id] = device.memory_free_mb
-            freed = freed or risen
-        return freed
-
     def _is_idle(self, worker: Worker) -> bool:
         if worker.state is not WorkerState.READY or worker.id in self._taken:
             return False
         newer = worker.sample_time > self._idle_since.get(worker.id, 0.0)
         return not (newer and (worker.gpu_util_pct or 0.0) > 0.0)
-
-
-def _put_in_order(index: dict[str, Value], key: str, value: Value) -> None:
-    """Puts a value under its key; a new key goes to its place among the sorted ones."""
-    is_new = key not in index
-    last = next(reversed(index), "")
-    index[key] = value
-    if is_new and key < last:
-        ordered = sorted(index.items())
-        index.clear()
-        index.update(ordered)

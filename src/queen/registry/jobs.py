@@ -13,7 +13,7 @@ from opentelemetry.context import Context
 from queen.core import lifecycle
 from queen.core.lifecycle import JobEvent
 from queen.core.model import Attempt, Decision, Failure, Job, JobState, StageLimits
-from queen.core.ports import Store
+from queen.core.ports import Journal
 from queen.core.queue import JobQueue
 from queen.registry.feed import JobFeed
 from wire.errors import RbeeError
@@ -69,7 +69,7 @@ class JobTable:
     `followed` are the waiting jobs whose events somebody reads; `moved` is set when their places may have changed.
     """
 
-    def __init__(self, store: Store, on_queued: Callable[[], None]) -> None:
+    def __init__(self, store: Journal, on_queued: Callable[[], None]) -> None:
         self._store = store
         self._on_queued = on_queued
         self._alive: dict[str, LiveJob] = {}

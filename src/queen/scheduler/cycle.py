@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from itertools import islice
@@ -12,7 +13,7 @@ from opentelemetry import trace
 
 from queen.core import applier
 from queen.core.model import Action, Decision, Job, Proposal
-from queen.core.ports import Dispatcher, JobScheduler, Store, WorkerStarter
+from queen.core.ports import Dispatcher, JobScheduler, Journal, WorkerStarter
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
 from wire import telemetry
@@ -25,6 +26,12 @@ WINDOW: Final = 1000
 
 AT_ONCE: Final = 64
 """Proposals applied before streams get their turn: some milliseconds when each starts a job."""
+
+REFUSED_KEPT: Final = 1000
+"""Refused decisions about no job that are remembered, so that each is stored once."""
+
+SOONEST_AGAIN_S: Final = 0.1
+"""The least a policy can have the queue wait before it is asked again without anything having happened."""
 
 
 class SchedulingCycle:
@@ -39,10 +46,11 @@ class SchedulingCycle:
         dispatcher: Dispatcher,
         starter: WorkerStarter,
         reject: Callable[[LiveJob, Proposal], None],
-        store: Store,
+        store: Journal,
         clock: Clock,
         new_id: Callable[[str], str],
         woken: asyncio.Event,
+        window: int = WINDOW,
     ) -> None:
         self._scheduler = scheduler
         self._jobs = jobs
@@ -54,20 +62,28 @@ class SchedulingCycle:
         self._clock = clock
         self._new_id = new_id
         self._woken = woken
+        self._refused: set[tuple[Action, str, str]] = set()
+        self._window = window
 
     async def run(self) -> None:
         """Runs cycles until cancelled."""
+        again_s: float | None = None
         while True:
-            await self._woken.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(again_s):
+                    await self._woken.wait()
             self._woken.clear()
-            await self.turn()
+            again_s = await self.turn()
 
-    async def turn(self) -> None:
-        """Runs one cycle."""
+    async def turn(self) -> float | None:
+        """Runs one cycle: every waiting job within the window is decided about once.
+
+        Returns after how many seconds the policy wants to be asked again, whatever happens; None when it does not.
+        """
         now = self._clock.now()
-        queue = [live.job for live in islice(self._jobs.queued(now), WINDOW)]
+        queue = [live.job for live in islice(self._jobs.queued(now), self._window)]
         if not queue:
-            return
+            return None
         begun = self._clock.monotonic()
         proposals = await self._scheduler.decide(queue, self._cluster, now)
         duration = (self._clock.monotonic() - begun) / len(queue)
@@ -75,6 +91,8 @@ class SchedulingCycle:
             self._apply(proposal, now, duration)
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)  # what changes meanwhile the applier sees
+        waits = [one.retry_after_s for one in proposals if one.retry_after_s is not None]
+        return max(min(waits), SOONEST_AGAIN_S) if waits else None
 
     def _is_news(self, proposal: Proposal) -> bool:
         """Whether a proposal is more than to wait on for the same reason, as most are in a long queue."""
@@ -98,10 +116,27 @@ class SchedulingCycle:
         )
         if live is not None:
             self._record(live, decision)
+        elif not proposal.job_id and self._is_new_refusal(proposal, refusal):
+            self._store.save_decision(decision)
         if refusal:
             log.info("refused: %s %s: %s", proposal.action, proposal.worker_id or proposal.hive_id, refusal)
+        elif proposal.action is Action.START_WORKER:
+            self._starter.start_for(proposal)
+        elif proposal.action is Action.EVICT:
+            self._starter.evict(proposal)
         elif live is not None:
             self._effect(live, proposal, now)
+
+    def _is_new_refusal(self, proposal: Proposal, refusal: str) -> bool:
+        """Returns whether a decision about no job is to be kept; one that is refused again and again is kept once."""
+        if not refusal:
+            return True
+        if len(self._refused) >= REFUSED_KEPT:
+            self._refused.clear()
+        about = (proposal.action, proposal.worker_id if proposal.spec is None else proposal.hive_id, refusal)
+        known = about in self._refused
+        self._refused.add(about)
+        return not known
 
     def _record(self, live: LiveJob, decision: Decision) -> None:
         before = live.decision
@@ -123,8 +158,6 @@ class SchedulingCycle:
             self._cluster.reserve(worker.id, job.id)
             self._jobs.dispatched(live, worker.id, worker.hive_id, now)
             self._dispatcher.dispatch(job.id, worker)
-        elif proposal.action is Action.START_WORKER:
-            self._starter.start_for(proposal)
         elif proposal.action is Action.WAIT:
             self._starter.tell_waiting(live.job.id)
         elif proposal.action is Action.REJECT:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from google.protobuf.duration_pb2 import Duration
@@ -13,11 +15,12 @@ from queen.core import admission
 from queen.core.limits import LimitRules, Wanted, resolve
 from queen.core.model import Job, JobState, JobType, Priority, StageLimits
 from queen.core.ports import Store
-from queen.dispatch.dispatcher import JobDispatcher
+from queen.dispatch.dispatcher import RECONNECT_S, JobDispatcher
 from queen.links import events
 from queen.links.hives import HiveLinks
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
+from queen.services.asks import asks_of
 from queen.services.prompts import Prompts
 from rbee.v1 import job_pb2
 from wire import errors, telemetry, validation
@@ -27,9 +30,11 @@ from wire.clock import Clock
 class Models:
     """Resolves the names callers use to models the hives hold."""
 
-    def __init__(self, cluster: Cluster, hives: HiveLinks) -> None:
+    def __init__(self, cluster: Cluster, hives: HiveLinks, clock: Clock) -> None:
         self._cluster = cluster
         self._hives = hives
+        self._clock = clock
+        self._began_s = clock.monotonic()
 
     async def resolve(self, wanted: str) -> str:
         """Returns the reference a name, reference or path means.
@@ -37,7 +42,7 @@ class Models:
         Raises `NotFound` MODEL_NOT_FOUND with the nearest names, `WrongState` MODEL_UNUSABLE for a corrupt file,
         `Unreachable` NO_HIVES when no machine is there to ask.
         """
-        model_ref = self._cluster.models.find(wanted)
+        model_ref = self._cluster.models.find(wanted) or await self._find_when_hives_are_back(wanted)
         if model_ref is None:
             if not self._cluster.list_online_hives():
                 raise errors.Unreachable("no hive is online to run a model; start one with: rbee up", "NO_HIVES")
@@ -48,6 +53,13 @@ class Models:
     def name_of(self, model_ref: str) -> str:
         """Returns a model's short name; its reference when no hive holds it."""
         return self._cluster.models.name_of(model_ref)
+
+    async def _find_when_hives_are_back(self, wanted: str) -> str | None:
+        """Looks again once the hives that were there before the queen was restarted have reported, if one has not."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, self._began_s + RECONNECT_S - self._clock.monotonic())):
+                await self._cluster.until(lambda: not self._cluster.awaits_hives())
+        return self._cluster.models.find(wanted)
 
     async def _find_outside(self, wanted: str) -> str:
         path = wanted.removeprefix("file:")
@@ -215,9 +227,7 @@ class Intake:
                 self._unasked[job.model_ref] = limits
         if job.timeout_s != limits.total_s:
             limits = replace(limits, total_s=job.timeout_s)
-        if job.state is not JobState.QUEUED:
-            job = replace(job, state=JobState.QUEUED)
-        return LiveJob(job, spec, limits=limits)
+        return LiveJob(replace(job, state=JobState.QUEUED, asks=asks_of(asked)), spec, limits=limits)
 
     def _stage_limits(self, spec: job_pb2.JobSpec, model_ref: str, caller_s: float | None) -> StageLimits:
         timeouts = spec.timeouts
@@ -264,4 +274,5 @@ def _job(
         no_failover=spec.no_failover,
         timeout_s=timeout_s,
         trace_id=telemetry.trace_id(),
+        asks=asks_of(spec),
     )

@@ -1,0 +1,1 @@
+"""The policy language: Lua policies over a mirror of the queen's state, behind a fence."""

@@ -1,0 +1,86 @@
+"""The schedulers a simulation can be run with: the queen's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from queen.core.model import Job, Proposal
+from queen.core.ports import ClusterView, JobScheduler
+from queen.policy.failure import PolicyFailed, Source
+from queen.policy.in_process import InProcessDecider
+from queen.scheduler.policy import PolicyScheduler, PolicyStanding
+from queen.scheduler.simple import SimpleScheduler
+from queen.simulation.immediate import immediate
+from queen.simulation.stage import SchedulerMaker, Stage
+from wire import errors
+from wire.errors import FieldFault
+
+DEADLINE_MS: Final = 2000.0
+"""Processor time of one decision. Much more than the 50 ms a queen allows, so that a slow machine changes no result."""
+
+HEARTBEAT_S: Final = 1.0
+"""How old what machines say may get: hives report once a second."""
+
+
+def simple(stage: Stage) -> JobScheduler:
+    """Makes the scheduler without a policy."""
+    return SimpleScheduler(stage.new_id)
+
+
+def lua(
+    platform: str, policy: Source | None = None, before_decision: Callable[[], None] = lambda: None
+) -> SchedulerMaker:
+    """Returns what makes a scheduler that runs a Lua policy, None for the platform policy, whose source is `platform`.
+
+    Making it raises `Invalid` when the policy does not load. `before_decision` is called before each decision.
+    """
+
+    def make(stage: Stage) -> JobScheduler:
+        return StagedPolicy(stage, platform, policy, before_decision)
+
+    return make
+
+
+class StagedPolicy:
+    """A `PolicyScheduler` in this process, told of a simulation's tenants and heartbeats."""
+
+    def __init__(self, stage: Stage, platform: str, policy: Source | None, before_decision: Callable[[], None]) -> None:
+        self._before_decision = before_decision
+        self._stage = stage
+        self._heard = 0.0
+        self.name, self.version = (policy.name if policy else "platform"), ""
+        try:
+            self._decider = InProcessDecider(platform, deadline_ms=DEADLINE_MS, explains=False)
+            self._scheduler = PolicyScheduler(self._decider, stage.new_id, explains=False)
+            immediate(self._scheduler.activate(policy))
+        except PolicyFailed as failure:
+            raise errors.invalid([FieldFault(self.name, failure.message)], "policy") from None
+
+    @property
+    def standing(self) -> PolicyStanding:
+        """How the policy fares."""
+        return self._scheduler.standing
+
+    async def decide(self, queue: Sequence[Job], cluster: ClusterView, now: float) -> list[Proposal]:
+        """Returns what the policy proposes."""
+        self._update(now)
+        return await self._scheduler.decide(queue, cluster, now)
+
+    def admits(self, job: Job, now: float) -> tuple[bool, str]:
+        """Returns whether the policy lets a job in, and why not."""
+        self._before_decision()
+        return immediate(self._scheduler.should_admit(job, self._stage.cluster, now))
+
+    def _update(self, now: float) -> None:
+        self._before_decision()
+        rows, tenants = self._decider.rows, self._stage.tenants
+        for tenant_id in tenants.touched:
+            rows.put("tenants", tenant_id, tenants.row(tenant_id))
+        tenants.touched.clear()
+        if now - self._heard >= HEARTBEAT_S:
+            # Only the row: a report through the registry would have everything about the machine written anew.
+            self._heard = now
+            for machine in self._stage.plan.machines:
+                if rows.has("pools", machine.name):
+                    rows.patch("pools", machine.name, {"last_report_ms": round(now * 1000)})

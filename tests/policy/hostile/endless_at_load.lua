@@ -1,0 +1,4 @@
+-- expect: load timeout
+-- Never finishes loading.
+while true do end
+function schedule(context) end

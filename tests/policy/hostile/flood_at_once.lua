@@ -1,0 +1,5 @@
+-- expect: harmless
+-- Asks to be asked again at once, always.
+function schedule(context)
+  return wait("again", 0)
+end

@@ -1,0 +1,5 @@
+-- expect: error
+-- An error that is no text.
+function schedule(context)
+  error(setmetatable and {} or {})
+end

@@ -1,0 +1,5 @@
+-- expect: error
+-- Dispatches without ids.
+function schedule(context)
+  return { action = "dispatch" }
+end

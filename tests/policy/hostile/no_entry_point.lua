@@ -1,0 +1,3 @@
+-- expect: load error
+-- Defines nothing.
+local x = 1

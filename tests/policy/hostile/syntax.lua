@@ -1,0 +1,3 @@
+-- expect: load error
+-- No Lua at all.
+function schedule(context return end end (

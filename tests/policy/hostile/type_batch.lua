@@ -1,0 +1,5 @@
+-- expect: error
+-- batch whose actions are no list.
+function schedule(context)
+  return { action = "batch", actions = "all of them" }
+end

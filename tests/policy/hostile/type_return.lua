@@ -1,0 +1,5 @@
+-- expect: error
+-- Returns a function.
+function schedule(context)
+  return function() end
+end
