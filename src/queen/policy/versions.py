@@ -43,6 +43,8 @@ class Policies:
         self._one_at_a_time = asyncio.Lock()
         self._log: list[PolicyActivation] = []
         self.charge = Charge()
+        self.unusable = ""
+        """Why the policy that was in charge before the queen started is not now; "" when it is."""
 
     async def resume(self) -> None:
         """Puts in charge what was when the queen before her ended; suspended policies stay so."""
@@ -55,12 +57,23 @@ class Policies:
             policy = None if name == PLATFORM else _source(await self.get(name, version))
             await self._scheduler.activate(policy, version, suspended=bool(self.charge.suspension))
         except (PolicyFailed, errors.NotFound) as error:
-            log.error("policy %s %s cannot be used, the platform policy decides: %s", name, version, error)
+            self.unusable = f"{name} {version} cannot be used: {error}"
+            log.error("the platform policy decides: policy %s", self.unusable)
 
     async def save(
-        self, *, name: str, source: str, language: str = "", version: str = "", author: str, file_name: str = ""
+        self,
+        *,
+        name: str,
+        source: str,
+        language: str = "",
+        version: str = "",
+        author: str,
+        file_name: str = "",
+        again: bool = True,
     ) -> PolicyVersion:
         """Returns the version that has this text, saved if it is new. What is suspended with this text decides again.
+
+        `again` False: a text that is known already is left as it is, suspended or not.
 
         Raises `Invalid` with everything that is wrong, `AlreadyExists` for a version with another text, `Denied` in
         platform mode.
@@ -79,7 +92,8 @@ class Policies:
             digest = hashlib.sha256(source.encode()).hexdigest()
             known = await self._versions(name)
             if found := next((one for one in reversed(known) if _is(one, digest, version)), None):
-                await self._resume_if_suspended(found)
+                if again:
+                    await self._resume_if_suspended(found)
                 return found
             if any(one.version == version for one in known):
                 raise errors.AlreadyExists(
@@ -137,10 +151,10 @@ class Policies:
             await self._put_in_charge(policy, Turn.ROLLED_BACK, request_id)
             return policy
 
-    def suspended(self, why: str) -> None:
+    def suspended(self, name: str, version: str, why: str) -> None:
         """Notes that the policy in charge was taken out of service, so that it stays so after a restart."""
-        if self.charge.stack:
-            self._note(self.charge.name, self.charge.version, Turn.SUSPENDED, why=why)
+        if (name, version) == (self.charge.name, self.charge.version):
+            self._note(name, version, Turn.SUSPENDED, why=why)
 
     async def get(self, name: str, version: str = "") -> PolicyVersion:
         """Returns a version, the newest unless told; raises `NotFound` POLICY_NOT_FOUND."""
@@ -150,7 +164,7 @@ class Policies:
         what = f"{name} {version}" if known else name
         raise errors.NotFound(f"there is no policy {what}; see: rbee policy list", "POLICY_NOT_FOUND")
 
-    async def list(self, name: str = "") -> list[PolicyVersion]:
+    async def listed(self, name: str = "") -> list[PolicyVersion]:
         """Returns the newest version of each policy by name, or all versions of one, newest first."""
         if name:
             return [*reversed(await self._versions(name))]
@@ -202,9 +216,10 @@ class Policies:
                 f"policy {name} {version} cannot be used ({failure.cause}), the one before stays: {failure.message}",
                 "POLICY_FAILED",
             ) from None
+        self.unusable = ""
         self._note(name, version, turn, request_id)
         await self._store.flush()
-        log.info("policy %s %s is %s", name, version, turn.value)
+        log.info("policy %s decides from now on: %s", f"{name} {version}".strip(), turn.value)
 
     async def _resume_if_suspended(self, policy: PolicyVersion) -> None:
         in_charge = (policy.name, policy.version) == (self.charge.name, self.charge.version)

@@ -150,6 +150,7 @@ class PolicyTemplate(_message.Message):
     SUMMARY_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    CASES_YAML_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     summary: _builtins.str
@@ -158,6 +159,8 @@ class PolicyTemplate(_message.Message):
     """What it is written in."""
     source: _builtins.str
     """Its text."""
+    cases_yaml: _builtins.str
+    """The cases beside it, for the rpc Test."""
     def __init__(
         self,
         *,
@@ -165,10 +168,11 @@ class PolicyTemplate(_message.Message):
         summary: _builtins.str = ...,
         language: Global___PolicyLanguage.ValueType = ...,
         source: _builtins.str = ...,
+        cases_yaml: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "name", b"name", "source", b"source", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases_yaml", b"cases_yaml", "language", b"language", "name", b"name", "source", b"source", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

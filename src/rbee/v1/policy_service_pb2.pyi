@@ -497,7 +497,7 @@ class PolicyServiceSimulateRequest(_message.Message):
     HORIZON_FIELD_NUMBER: _builtins.int
     PLOT_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """Text of the policy; empty: the platform policy."""
+    """Text of the policy; empty: the saved policy that `file_name` names, or the platform policy."""
     language: _policy_pb2.PolicyLanguage.ValueType
     """What it is written in; unspecified: told from the text."""
     against_source: _builtins.str
@@ -511,9 +511,11 @@ class PolicyServiceSimulateRequest(_message.Message):
     traffic_yaml: _builtins.str
     """Who asks for what, and, without a trace, when: as YAML. Empty: one tenant, all models alike."""
     file_name: _builtins.str
-    """Name of the policy's file, for messages and the report."""
+    """Name of the policy's file, for messages and the report. Without a text: a saved policy as NAME or NAME@VERSION,
+    "platform", or "simple", the scheduler without a policy.
+    """
     against_name: _builtins.str
-    """Name of the other policy's file. Without its text: "platform" or "simple", the scheduler without a policy."""
+    """The same of the other policy."""
     against_language: _policy_pb2.PolicyLanguage.ValueType
     """What the other is written in; unspecified: told from the text."""
     speed: _builtins.float
