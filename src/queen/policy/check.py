@@ -68,7 +68,10 @@ async def check(source: str, file_name: str, language: str = "") -> Checked:
 def refused(problems: tuple[Problem, ...], file_name: str) -> errors.Invalid:
     """Returns the error that lists everything that keeps a policy from running, by place."""
     fatal = [problem for problem in problems if problem.fatal]
-    return errors.invalid([FieldFault(place(problem, file_name), problem.message) for problem in fatal], "policy")
+    faults = [FieldFault(place(problem, file_name), problem.message) for problem in fatal]
+    lines = "; ".join(f"{fault.field}: {fault.expected}" for fault in faults)
+    count = f"{len(fatal)} problem{'s' * (len(fatal) != 1)}"
+    return errors.Invalid(f"{file_name} cannot be used, it has {count}: {lines}", "POLICY_INVALID", faults=faults)
 
 
 def place(problem: Problem, file_name: str) -> str:

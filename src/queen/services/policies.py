@@ -99,6 +99,7 @@ class PolicyService(policy_service_pb2_grpc.PolicyServiceServicer):
             language=LANGUAGES[request.language],
             version=request.version,
             author=LOCAL,
+            file_name=request.file_name,
         )
         return pb.PolicyServiceSaveResponse(policy=self._message(saved))
 

@@ -156,6 +156,7 @@ class PolicyServiceSaveRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat."""
     name: _builtins.str
@@ -166,6 +167,8 @@ class PolicyServiceSaveRequest(_message.Message):
     """What it is written in; unspecified: told from the text."""
     version: _builtins.str
     """Its semantic version; empty: the one its text says if that is newer than all saved, else the next patch version."""
+    file_name: _builtins.str
+    """Name of its file, for messages. Empty: `name`."""
     def __init__(
         self,
         *,
@@ -174,10 +177,11 @@ class PolicyServiceSaveRequest(_message.Message):
         source: _builtins.str = ...,
         language: _policy_pb2.PolicyLanguage.ValueType = ...,
         version: _builtins.str = ...,
+        file_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "name", b"name", "request_id", b"request_id", "source", b"source", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_name", b"file_name", "language", b"language", "name", b"name", "request_id", b"request_id", "source", b"source", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -124,7 +124,7 @@ class PolicyServiceServicer:
         """Stores a new version of a policy. The same text again is the version it was; a suspended policy that is saved again
         decides again.
 
-        INVALID_ARGUMENT: the text does not validate; see BadRequest. ALREADY_EXISTS: POLICY_VERSION_EXISTS; that version
+        INVALID_ARGUMENT: see BadRequest; POLICY_INVALID: the text does not validate. ALREADY_EXISTS: POLICY_VERSION_EXISTS; that version
         has another text; leave the version out. PERMISSION_DENIED: platform mode has one policy.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
