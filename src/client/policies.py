@@ -58,7 +58,7 @@ class PolicyCalls:
         version: str = "",
         file_name: str = "",
     ) -> policy_pb2.Policy:
-        """Returns the version a text was saved as, or is already. `file_name` is for messages, and tells Lua from YAML."""
+        """Returns the version a text was saved as, or is already; `file_name` tells Lua from YAML."""
         request = pb.PolicyServiceSaveRequest(
             request_id=_request_id(), name=name, source=source, version=version, file_name=file_name
         )
