@@ -12,7 +12,6 @@ from client.cli.call import with_queen
 from client.render.table import console, print_json, print_table
 from wire import errors
 from wire.errors import FieldFault
-from wire.settings import seconds
 
 if TYPE_CHECKING:
     from client.client import Client
@@ -123,6 +122,8 @@ def _contestant(named: str) -> tuple[str, str]:
 
 
 def _span(text: str, option: str) -> float:
+    from wire.settings import seconds
+
     try:
         return seconds(text)
     except ValueError as error:

@@ -48,9 +48,11 @@ class Policies:
 
     async def resume(self) -> None:
         """Puts in charge what was when the queen before her ended; suspended policies stay so."""
+        if self._mode == MODE_PLATFORM:
+            return
         self._log = await self._store.list_activations()
         self.charge = versions.charge(self._log)
-        if self._scheduler is None or not self.charge.stack or self._mode == MODE_PLATFORM:
+        if self._scheduler is None or not self.charge.stack:
             return
         name, version = self.charge.name, self.charge.version
         try:
