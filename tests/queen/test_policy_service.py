@@ -73,10 +73,12 @@ async def serving(folder, *, mode="home", runs_policies=True):
         server = Server("queen-rbee")
         catalogue.adder(server)("PolicyService", service)
         port = await server.start("127.0.0.1:0")
-        async with connect(f"127.0.0.1:{port}") as client:
-            yield Served(policies, scheduler, client.policies, simulations)
-        await server.stop(0)
-        store.writer.close()
+        try:
+            async with connect(f"127.0.0.1:{port}") as client:
+                yield Served(policies, scheduler, client.policies, simulations)
+        finally:
+            await server.stop(0)
+            store.writer.close()
     await store.close()
 
 

@@ -85,7 +85,7 @@ def test_a_file_that_changes_decides_and_a_bad_edit_changes_nothing(tmp_path):
         assert infer(queen)["reason"] == "two"
 
         file.write_text(POLICY.replace("{}", "three").replace("dispatch(", "dispach("))
-        wait_for(lambda: "policy file Mine.lua is not used" in queen.log, "the bad edit is refused")
+        wait_for(lambda: f"policy file {file} is not used" in queen.log, "the bad edit is refused")
         assert infer(queen)["reason"] == "two"
         (fault,) = status(queen)["faulty_files"]
         assert fault["file_name"] == "Mine.lua"
@@ -132,7 +132,7 @@ def test_the_way_from_a_template_to_a_simulation(queen, tmp_path):
     assert "is valid" in keeper(queen, "policy", "validate", str(mine))
     mine.write_text(mine.read_text().replace("wait(", "wayt("))
     wrong = keeper(queen, "policy", "validate", str(mine), code=1)
-    assert f"{mine}:13:32: unknown name wayt; did you mean wait?" in wrong
+    assert f"{mine}:13:36: unknown name wayt; did you mean wait?" in wrong
     assert keeper(queen, "policy", "save", str(mine), code=2) == ""
     cluster = tmp_path / "home.yaml"
     cluster.write_text(HOME)
