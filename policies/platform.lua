@@ -324,7 +324,10 @@ local function make_place(context, job)
 
   for _, each in ipairs(places) do later = later or each.total == nil or each.total >= need end
   if #places > 0 and not later then
-    return { reject(job, ("no machine is large enough for %s: it needs %.0f MB"):format(model, need)) }
+    local largest = places[1]
+    for _, each in ipairs(places) do if each.total > largest.total then largest = each end end
+    local why = "no machine is large enough for %s: it needs %.0f MB, the largest device is %s with %.0f MB"
+    return { reject(job, why:format(model, need, largest.name, largest.total)) }
   elseif #places == 0 then
     return { wait(later and ("no machine with %s is healthy"):format(model) or ("no machine has %s"):format(model), nil, job) }
   end

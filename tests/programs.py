@@ -118,12 +118,16 @@ class Queen:
         self.process.wait()
 
     def descendants(self) -> list[psutil.Process]:
-        """Returns the hive and worker processes below her."""
+        """Returns the processes below her: policy sandboxes, hive and workers."""
         assert self.process is not None
         try:
             return psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
+
+    def machines(self) -> list[psutil.Process]:
+        """Returns the hive and worker processes below her."""
+        return [one for one in self.descendants() if "queen.policy.sandbox" not in one.cmdline()]
 
     def end_everything(self) -> None:
         """Kills whatever is left of her, hives and workers that outlived her included."""

@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2
 
 from client.answer import CANCEL_TIMEOUT_S, Answer, Call, Stream
 from client.job import JobOptions, job_spec
+from client.policies import PolicyCalls
 from rbee.v1 import (
     hive_pb2,
     hive_service_pb2,
@@ -243,6 +244,13 @@ class Client:
     async def resolve_model(self, model: str) -> model_pb2.Model:
         """Returns the model a name means."""
         return (await self._ask(self._models.Resolve, model_service_pb2.ModelServiceResolveRequest(model=model))).model
+
+    # --- policies ---
+
+    @cached_property
+    def policies(self) -> PolicyCalls:
+        """What can be asked about policies."""
+        return PolicyCalls(self._channel, self._ask, self._pages, self._explain)
 
     # --- the queen herself ---
 

@@ -48,9 +48,11 @@ KEYS: Final = (
     Key("hive_listen", "RBEE_QUEEN_HIVE_LISTEN", address, "127.0.0.1:7835", "where the local hive serves", "HOST:PORT"),
     Key("hive_name", "RBEE_HIVE_NAME", str, re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:63] or "hive",
         "name of the local hive", "NAME"),
-    Key("scheduler", "RBEE_SCHEDULER", one_of("simple", "policy"), "simple", "who decides which worker serves a job",
+    Key("scheduler", "RBEE_SCHEDULER", one_of("simple", "policy"), "policy", "who decides which worker serves a job",
         "NAME"),
     Key("policy", "RBEE_POLICY", str, "", "Lua file of the policy that decides; empty: the platform policy", "FILE"),
+    Key("policy_dir", "RBEE_POLICY_DIR", str, "",
+        "directory whose policies are taken in as they change; empty: policies in the data directory", "DIR"),
     Key("policy_record", "RBEE_POLICY_RECORD", str, "", "file that gets all a policy is told and answers", "FILE"),
     Key("keep_jobs", "RBEE_KEEP_JOBS", seconds_or_zero, "7d", "how long finished jobs are kept; 0: for ever", "TIME"),
     Key("keep_requests", "RBEE_KEEP_REQUESTS", switch, "0", "keep prompts as long as their jobs", flag=True),
@@ -95,6 +97,7 @@ class Settings:
     queue_capacity: int | None
     limits: LimitRules
     policy: str
+    policy_dir: str
     policy_record: str
     no_migrate: bool
     migrate_only: bool
@@ -105,6 +108,11 @@ class Settings:
     def database_url(self) -> str:
         """Returns the database's URL, SQLite in the data directory unless told otherwise."""
         return self.database or f"sqlite:///{self.data_dir / 'queen.db'}"
+
+    @property
+    def policy_folder(self) -> Path:
+        """Returns the policy directory, in the data directory unless told otherwise."""
+        return Path(self.policy_dir) if self.policy_dir else self.data_dir / "policies"
 
 
 def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:

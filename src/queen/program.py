@@ -23,9 +23,11 @@ from queen.links.hives import HiveLinks
 from queen.links.workers import CANCEL_TIMEOUT_S, WorkerLinks
 from queen.policy import platform
 from queen.policy.failure import PolicyFailed, Source
+from queen.policy.files import PolicyFiles
 from queen.policy.rows import Rows
 from queen.policy.sandbox.host import PolicyHost
 from queen.policy.sandbox.record import FlightRecord
+from queen.policy.versions import MODE_PLATFORM, Policies
 from queen.provision.hives import LocalHives
 from queen.provision.workers import WorkerStarts
 from queen.registry.cluster import DEGRADED_AFTER_S, OFFLINE_AFTER_S, Cluster
@@ -39,7 +41,9 @@ from queen.services.inference import InferenceService
 from queen.services.intake import Intake, Models
 from queen.services.jobs import JobService
 from queen.services.models import ModelService
+from queen.services.policies import PolicyService
 from queen.services.prompts import Prompts
+from queen.services.simulations import Simulations
 from queen.services.telemetry import TelemetryService
 from queen.services.workers import WorkerService
 from queen.storage.retention import Retention
@@ -71,6 +75,7 @@ class Sources:
 async def run(settings: Settings, sources: Sources) -> None:
     """Runs a queen until SIGTERM or SIGINT; a second signal stops at once. Raises why it cannot start."""
     _check_exposure(settings.listen)
+    _check_mode(settings)
     store = await open_in_time(
         settings.database_url,
         sources.clock,
@@ -95,7 +100,9 @@ async def run(settings: Settings, sources: Sources) -> None:
             async with asyncio.TaskGroup() as group:
                 queen = await _Queen.build(settings, sources, store, group)
                 retention = Retention(store, settings.keep_jobs, sources.clock)
-                runs = queen.cycle.run(), queen.positions.run(), queen.watch_silence(), retention.run()
+                runs = [queen.cycle.run(), queen.positions.run(), queen.watch_silence(), retention.run()]
+                if queen.policy_files is not None:
+                    runs.append(queen.policy_files.run())
                 tasks = [group.create_task(run) for run in runs]
                 try:
                     await queen.serve(settings.listen)
@@ -117,6 +124,14 @@ def _check_exposure(address: str) -> None:
             f"the queen does not serve on {host}: any address but this machine's own needs TLS and keys, which this "
             "version does not have yet. Use --listen 127.0.0.1:7833 and reach it through an SSH tunnel",
             "EXPOSED_WITHOUT_TLS",
+        )
+
+
+def _check_mode(settings: Settings) -> None:
+    if settings.mode == MODE_PLATFORM and settings.policy:
+        raise errors.Invalid(
+            "--policy and --mode platform exclude each other: there the built-in policy alone decides; leave one out",
+            "PLATFORM_MODE",
         )
 
 
@@ -164,8 +179,12 @@ class _Queen:
             new_id=new_id,
             group=group,
         )
-        self._policies: PolicyHost | None = None
+        self._sandbox: PolicyHost | None = None
         self._scheduler = self._make_scheduler(settings, group)
+        self._policies = Policies(store=store, scheduler=self._policy_scheduler, clock=clock, mode=settings.mode)
+        self.policy_files = None
+        if settings.mode != MODE_PLATFORM:
+            self.policy_files = PolicyFiles(settings.policy_folder, self._policies)
         self.cycle = SchedulingCycle(
             scheduler=self._scheduler,
             jobs=self.jobs,
@@ -202,8 +221,12 @@ class _Queen:
         if settings.scheduler == "simple":
             return SimpleScheduler(self._sources.new_id)
         record = FlightRecord(Path(settings.policy_record)) if settings.policy_record else None
-        self._policies = PolicyHost(platform=platform.source(), rows=Rows(), group=group, record=record)
-        return PolicyScheduler(self._policies, self._sources.new_id)
+        self._sandbox = PolicyHost(platform=platform.source(), rows=Rows(), group=group, record=record)
+        return PolicyScheduler(self._sandbox, self._sources.new_id, on_suspended=self._policy_suspended)
+
+    @property
+    def _policy_scheduler(self) -> PolicyScheduler | None:
+        return self._scheduler if isinstance(self._scheduler, PolicyScheduler) else None
 
     @classmethod
     async def build(cls, settings: Settings, sources: Sources, store: SqlStore, group: asyncio.TaskGroup) -> _Queen:
@@ -224,19 +247,20 @@ class _Queen:
 
     async def _start_policies(self) -> None:
         """Starts the sandbox and loads the policy it is to run; one that is no good leaves the platform policy."""
-        if self._policies is None or not isinstance(self._scheduler, PolicyScheduler):
-            return
-        try:
-            await self._policies.start()
-        except PolicyFailed as failure:
-            log.error("jobs wait until a policy sandbox can be started: %s", failure)
-            return
-        log.info("policies run in a sandbox: %s", ", ".join(self._policies.protections))
-        if not self._settings.policy:
+        if self._sandbox is not None:
+            try:
+                await self._sandbox.start()
+            except PolicyFailed as failure:
+                log.error("jobs wait until a policy sandbox can be started: %s", failure)
+            else:
+                log.info("policies run in a sandbox: %s", ", ".join(self._sandbox.protections))
+        await self._policies.resume()
+        if not self._settings.policy or self._policy_scheduler is None:
             return
         file = Path(self._settings.policy)
         try:
-            await self._scheduler.activate(Source(file.name, await asyncio.to_thread(file.read_text, "utf-8")))
+            text = await asyncio.to_thread(file.read_text, "utf-8")
+            await self._policy_scheduler.activate(Source(file.name, text))
         except (PolicyFailed, OSError, UnicodeDecodeError) as error:
             log.error("policy %s cannot be used, the platform policy decides: %s", file, error)
 
@@ -284,6 +308,16 @@ class _Queen:
                 heard=self._reconciler.heard,
             ),
         )
+        serve(
+            "PolicyService",
+            PolicyService(
+                policies=self._policies,
+                scheduler=self._policy_scheduler,
+                files=self.policy_files,
+                protections=lambda: () if self._sandbox is None else self._sandbox.protections,
+                simulations=Simulations(self._policies),
+            ),
+        )
         catalogue.add_unserved(self._server)
         await self._server.start()
         log.info("serves on %s:%d, data in %s", host, port, self._settings.data_dir)
@@ -329,8 +363,8 @@ class _Queen:
         await self._server.stop(1.0)
         await self._worker_links.close()
         await self._hive_links.close()
-        if self._policies is not None:
-            await self._policies.close()
+        if self._sandbox is not None:
+            await self._sandbox.close()
 
     async def _drain(self, hurry: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
@@ -338,6 +372,9 @@ class _Queen:
             await asyncio.wait(ends, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
             for task in ends:
                 task.cancel()
+
+    def _policy_suspended(self, name: str, version: str, why: str) -> None:
+        self._policies.suspended(name, version, why)
 
     def _abandon(self, worker: Worker) -> None:
         self._starts.abandon(worker)

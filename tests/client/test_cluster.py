@@ -169,7 +169,7 @@ def test_show_tells_tries_usage_and_decision(here: Keeper, answer: str, capsys: 
     capsys.readouterr()
     assert run(["jobs", "show", job_id]) == 0
     shown = capsys.readouterr().out
-    for part in (job_id, "complete", "2 out", "length", "dispatch", "CANDIDATE", "chosen", "simple"):
+    for part in (job_id, "complete", "2 out", "length", "dispatch", "CANDIDATE", "chosen", "platform"):
         assert part in shown
     assert run(["jobs", "show", job_id, "--json"]) == 0
     job = json.loads(capsys.readouterr().out)

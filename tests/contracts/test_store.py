@@ -25,6 +25,7 @@ from queen.core.model import (
     Proposal,
     Usage,
 )
+from queen.core.versions import PolicyActivation, PolicyVersion, Turn
 from queen.storage.retention import Retention
 from queen.storage.store import open_store
 from wire import errors
@@ -438,3 +439,26 @@ async def test_a_queen_serves_over_postgresql_and_keeps_her_jobs(postgres, tmp_p
                 await client.infer(model="rbee-tiny", prompt="What is a hive?", max_tokens=4).text()
                 last = [one.id async for one in client.list_jobs()]
     assert len(last) == 2, "the second queen knows the first one's job"
+
+
+async def test_policies_come_back_as_they_were(store):
+    one = PolicyVersion("mine", "1.0.0", "yaml", "rules: []\n", "-- λ\n", "ab" * 32, "ada", 1.5)
+    others = [replace(one, version="1.0.1", create_time=2.0), replace(one, name="another", create_time=3.0)]
+    for policy in (*others, one):
+        store.save_policy(policy)
+    await store.flush()
+    assert await store.list_policies("mine") == [one, others[0]]
+    assert await store.list_policies() == [others[1], one, others[0]]
+    assert await store.list_policies("none") == []
+
+
+async def test_activations_come_back_in_their_order(store):
+    log = [
+        PolicyActivation(1, "mine", "1.0.0", 1.0, Turn.ACTIVATED, request_id="r-1"),
+        PolicyActivation(2, "mine", "1.0.0", 1.0, Turn.SUSPENDED, "error: mine:3: broke"),
+        PolicyActivation(3, "platform", "", 0.5, Turn.ROLLED_BACK),
+    ]
+    for entry in reversed(log):
+        store.save_activation(entry)
+    await store.flush()
+    assert await store.list_activations() == log

@@ -96,9 +96,9 @@ def test_a_wrong_request_is_refused_with_details_it_can_read(grpcurl, cluster):
 
 
 def test_what_is_not_served_yet_says_what_it_will_do(grpcurl, cluster):
-    status, _, err = grpcurl("-d", "{}", cluster["queen"], "rbee.v1.PolicyService/Validate")
+    status, _, err = grpcurl("-d", "{}", cluster["queen"], "rbee.v1.LogService/Stream")
     assert status == 64 + grpc.StatusCode.UNIMPLEMENTED.value[0]
-    promise = err.partition("PolicyService.Validate is not served by this version yet. What it will do: ")[2]
+    promise = err.partition("LogService.Stream is not served by this version yet. What it will do: ")[2]
     assert "." in promise, err
 
 

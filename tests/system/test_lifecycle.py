@@ -15,7 +15,7 @@ from rbee.v1 import hive_pb2, job_pb2
 def test_stopping_in_order_leaves_nothing(own_queen):
     own_queen.start()
     assert keeper(own_queen, "infer", "Hi", "--model", "copy", "--max-tokens", "3").returncode == 0
-    assert len(own_queen.descendants()) == 2
+    assert len(own_queen.machines()) == 2
     assert own_queen.stop() == 0
     assert "stopped" in own_queen.log
 
@@ -64,7 +64,7 @@ async def test_hives_and_workers_outlive_a_killed_queen_and_detached_jobs_go_on(
 def test_a_killed_hive_leaves_no_worker(own_queen):
     own_queen.start()
     assert keeper(own_queen, "infer", "Hi", "--model", "copy", "--max-tokens", "3").returncode == 0
-    hive, worker = sorted(own_queen.descendants(), key=lambda one: one.create_time())
+    hive, worker = sorted(own_queen.machines(), key=lambda one: one.create_time())
     hive.kill()
     wait_for(lambda: not alive([worker]), "the worker ends")
     wait_for(lambda: "has ended with status -9" in own_queen.log, "the queen sees it")

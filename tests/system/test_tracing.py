@@ -77,7 +77,7 @@ def test_one_trace_goes_through_all_four_programs(tmp_path, receiver):
     infer = spans["rbee.infer"][1].span_id
     assert parents["rbee.generate"] == parents["rbee.provision"] == parents["rbee.policy.decide"] == infer
     decided = {one.key: one.value for one in spans["rbee.policy.decide"][1].attributes}
-    assert decided["rbee.policy"].string_value == "simple"
+    assert decided["rbee.policy"].string_value == "platform"
     assert decided["rbee.candidates"].array_value.values
     everything = str([span for spans in receiver.spans.values() for span in spans])
     assert "What is a hive" not in everything, "prompts are never in a trace"

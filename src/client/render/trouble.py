@@ -32,6 +32,7 @@ _REMEDIES: Final[dict[str, str]] = {
     "HIVE_NOT_FOUND": "rbee hive list",
     "WORKER_NOT_FOUND": "rbee worker list",
     "NO_HIVES": "rbee up",
+    "POLICY_NOT_FOUND": "rbee policy list",
     "INSUFFICIENT_VRAM": "rbee worker list",
     "QUEUE_FULL": "rbee jobs list --queue",
     "OUTPUT_DROPPED": "rbee jobs show JOB",

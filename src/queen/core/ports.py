@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Literal, Protocol
 
 from queen.core.model import Decision, Hive, Job, JobState, ModelFile, Proposal, Worker
+from queen.core.versions import PolicyActivation, PolicyVersion
 
 Touched = tuple[Literal["hive", "worker"], str]
 """What changed, by id: seen, heard of anew, given a job, gone."""
@@ -161,6 +162,14 @@ class Store(Journal, Protocol):
         """Writes a hive as registered, and whether it is online."""
         ...
 
+    def save_policy(self, policy: PolicyVersion) -> None:
+        """Writes a version of a policy."""
+        ...
+
+    def save_activation(self, activation: PolicyActivation) -> None:
+        """Writes who is in charge from now on, or suspended."""
+        ...
+
     def check_writable(self) -> None:
         """Raises `Unreachable` STORAGE_UNAVAILABLE while writes fail."""
         ...
@@ -201,6 +210,14 @@ class Store(Journal, Protocol):
 
     async def last_order(self) -> int:
         """Returns the highest `order` ever given; 0 for an empty store."""
+        ...
+
+    async def list_policies(self, name: str = "") -> list[PolicyVersion]:
+        """Returns all versions of all policies, or of one, by name and time."""
+        ...
+
+    async def list_activations(self) -> list[PolicyActivation]:
+        """Returns who was put in charge or suspended, oldest first."""
         ...
 
     async def list_hives(self) -> list[Hive]:

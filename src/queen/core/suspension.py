@@ -27,6 +27,10 @@ class Suspension:
         self.suspended = True
         return True
 
+    def suspend(self) -> None:
+        """Takes it out of service without a failure: it was suspended before the queen started."""
+        self.suspended = True
+
     def clear(self) -> None:
         """Starts anew: the policy was saved or activated again."""
         self._times.clear()

@@ -1,4 +1,4 @@
-"""Validates a policy or runs its cases in a process of its own, which may use little and cannot open anything.
+"""Compiles and validates a policy or runs its cases in a process of its own, which may use little and open nothing.
 
 Run as `python -m queen.policy.trial`: a JSON request comes on standard input, a JSON answer goes to standard output.
 """
@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from queen.policy import cases
+from queen.policy import cases, yaml_compiler
 from queen.policy.cases import CaseResult
 from queen.policy.fuzz import Randomness
 from queen.policy.scenario import kinds
 from queen.policy.validate import Problem, Report, validate
+from queen.policy.yaml_compiler import Compiled
 from wire import errors
 
 TIMEOUT_S: Final = 30.0
@@ -36,6 +37,15 @@ async def validate_apart(source: str, name: str, *, platform_source: str, seed: 
         return Report((Problem(problem.message),), 0, 0)
     problems = tuple(Problem(**problem) for problem in answer["problems"])
     return Report(problems, answer["clusters"], answer["decisions"])
+
+
+async def compile_apart(text: str, file_name: str) -> Compiled:
+    """Returns a YAML policy as Lua with everything that is wrong with it, found in a process of its own."""
+    try:
+        answer = await _ask({"do": "compile", "source": text, "name": file_name})
+    except errors.TimedOut as problem:
+        return Compiled("", (yaml_compiler.Problem(0, 0, problem.message, ""),), "", "")
+    return Compiled(**{**answer, "problems": tuple(yaml_compiler.Problem(**one) for one in answer["problems"])})
 
 
 async def run_cases_apart(text: str, file: str, *, source: str, name: str, platform_source: str) -> list[CaseResult]:
@@ -77,6 +87,8 @@ async def _ask(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def answer(request: Mapping[str, Any], randomness: Callable[[int], Randomness]) -> dict[str, Any]:
     """Does what a request asks for, in this process; returns the answer as JSON takes it."""
+    if request["do"] == "compile":
+        return asdict(yaml_compiler.compile(request["source"], request["name"]))
     if request["do"] == "cases":
         results = cases.run(
             cases.read(request["text"], request["file"]),
@@ -98,7 +110,8 @@ def answer(request: Mapping[str, Any], randomness: Callable[[int], Randomness]) 
 
 def limit_this_process() -> None:
     """Takes from this process what a policy could abuse: memory, processor time, files and processes."""
-    kinds()  # reads the prelude while files can still be opened
+    kinds()  # reads the prelude while files can still be opened, as the next line does what YAML is read with
+    yaml_compiler.compile("rules: [{name: r, condition: always, action: {select: workers.first()}}]", "r.yaml")
     seconds = int(TIMEOUT_S)
     for which, most in (
         (resource.RLIMIT_AS, _MEMORY_BYTES),

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from queen.core.model import Action, Job, Proposal
 from queen.core.ports import ClusterView
 from queen.core.suspension import Suspension
+from queen.core.versions import PLATFORM
 from queen.policy.failure import PolicyFailed, Source
 from queen.policy.language import Outcome
 from queen.policy.mirror import Mirror
@@ -18,7 +19,6 @@ from queen.scheduler.proposals import Round
 
 log = logging.getLogger(__name__)
 
-PLATFORM: Final = "platform"
 SPARE_DECISIONS: Final = 100
 """Decisions of a cycle beyond one for each job: evictions and preloads."""
 
@@ -68,11 +68,20 @@ class PolicyScheduler:
     """Proposes what the active policy decides; where it fails, what the platform policy decides, in the same cycle.
 
     `name` and `version` are those of the policy that decided last. `new_id` names workers to start. `explains` False:
-    proposals come without the candidates.
+    proposals come without the candidates. `on_suspended` is told name, version and why
+    when a policy is taken out of service.
     """
 
-    def __init__(self, decider: Decider, new_id: Callable[[str], str], *, explains: bool = True) -> None:
+    def __init__(
+        self,
+        decider: Decider,
+        new_id: Callable[[str], str],
+        *,
+        explains: bool = True,
+        on_suspended: Callable[[str, str, str], None] = lambda *_: None,
+    ) -> None:
         self._decider = decider
+        self._on_suspended = on_suspended
         self._explains = explains
         self._new_id = new_id
         self._cluster: ClusterView | None = None
@@ -92,11 +101,16 @@ class PolicyScheduler:
             self._active, self._active_version, counted.failures, self._last_failure, counted.suspended
         )
 
-    async def activate(self, policy: Source | None, version: str = "") -> None:
-        """Puts a policy in charge, None for the platform policy. Raises `PolicyFailed`; the one before stays then."""
+    async def activate(self, policy: Source | None, version: str = "", *, suspended: bool = False) -> None:
+        """Puts a policy in charge, None for the platform policy. Raises `PolicyFailed`; the one before stays then.
+
+        `suspended`: it is the active one, and the platform policy decides until it is activated again.
+        """
         self._entry_points = await self._decider.load(policy)
         self._active, self._active_version = (policy.name, version) if policy else (PLATFORM, "")
         self._suspension.clear()
+        if suspended:
+            self._suspension.suspend()
         self._last_failure = ""
 
     async def decide(self, queue: Sequence[Job], cluster: ClusterView, now: float) -> list[Proposal]:
@@ -200,6 +214,7 @@ class PolicyScheduler:
                 "policy %s is suspended: it failed three times within five minutes. The platform policy decides until "
                 "it is saved or activated again: rbee policy activate %s", self._active, self._active,
             )  # fmt: skip
+            self._on_suspended(self._active, self._active_version, self._last_failure)
 
 
 def _ms(seconds: float) -> int:

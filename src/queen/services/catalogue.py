@@ -15,7 +15,6 @@ from rbee.v1 import (
     log_service_pb2_grpc,
     model_service_pb2,
     policy_service_pb2,
-    policy_service_pb2_grpc,
     telemetry_service_pb2,
     tenant_service_pb2,
     tenant_service_pb2_grpc,
@@ -50,6 +49,5 @@ def adder(server: Server) -> Callable[..., None]:
 def add_unserved(server: Server) -> None:
     """Adds the services whose time has not come; each rpc answers UNIMPLEMENTED and says what it will do."""
     add = adder(server)
-    add("PolicyService", policy_service_pb2_grpc.PolicyServiceServicer())
     add("TenantService", tenant_service_pb2_grpc.TenantServiceServicer())
     add("LogService", log_service_pb2_grpc.LogServiceServicer())

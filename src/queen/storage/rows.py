@@ -23,6 +23,7 @@ from queen.core.model import (
     Proposal,
     Usage,
 )
+from queen.core.versions import PolicyActivation, PolicyVersion, Turn
 
 Row = dict[str, Any]
 
@@ -215,3 +216,23 @@ def to_output(row: Mapping[str, Any]) -> tuple[int, list[bytes]]:
     """Returns the sequence of the first event of a row, and the events."""
     ends = accumulate(row["lengths"], initial=0)
     return row["first_sequence"], [row["frames"][start:end] for start, end in pairwise(ends)]
+
+
+def from_policy(policy: PolicyVersion) -> Row:
+    """Returns the row of a policy's version."""
+    return {"id": f"{policy.name}@{policy.version}", **_fields(policy)}
+
+
+def to_policy(row: Mapping[str, Any]) -> PolicyVersion:
+    """Returns the version of a row."""
+    return PolicyVersion(**{name: row[name] for name in PolicyVersion.__slots__})
+
+
+def from_activation(activation: PolicyActivation) -> Row:
+    """Returns the row of a change of who is in charge."""
+    return {**_fields(activation), "turn": activation.turn.value, "request_id": activation.request_id or None}
+
+
+def to_activation(row: Mapping[str, Any]) -> PolicyActivation:
+    """Returns the change of a row."""
+    return PolicyActivation(**{**row, "turn": Turn(row["turn"]), "request_id": row["request_id"] or ""})

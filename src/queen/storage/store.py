@@ -16,9 +16,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from queen.core.model import RESTING_STATES, Decision, Hive, Job, JobState
+from queen.core.versions import PolicyActivation, PolicyVersion
 from queen.storage import rows
 from queen.storage.lookup import Lookup
-from queen.storage.tables import DECISIONS, HIVES, JOB_OUTPUTS, JOB_REQUESTS, JOBS
+from queen.storage.tables import DECISIONS, HIVES, JOB_OUTPUTS, JOB_REQUESTS, JOBS, POLICIES, POLICY_ACTIVATIONS
 from queen.storage.trouble import may_pass, unavailable
 from queen.storage.writer import Writer
 from wire import errors
@@ -68,6 +69,14 @@ class SqlStore:
     def save_hive(self, hive: Hive) -> None:
         """Writes a hive as registered, and whether it is online."""
         self.writer.put(HIVES, hive.id, partial(rows.from_hive, hive))
+
+    def save_policy(self, policy: PolicyVersion) -> None:
+        """Writes a version of a policy."""
+        self.writer.put(POLICIES, f"{policy.name}@{policy.version}", partial(rows.from_policy, policy))
+
+    def save_activation(self, activation: PolicyActivation) -> None:
+        """Writes who is in charge from now on, or suspended."""
+        self.writer.put(POLICY_ACTIVATIONS, str(activation.order), partial(rows.from_activation, activation))
 
     def check_writable(self) -> None:
         """Raises `Unreachable` STORAGE_UNAVAILABLE while writes fail."""
@@ -167,6 +176,18 @@ class SqlStore:
     async def list_hives(self) -> list[Hive]:
         """Returns the registered hives, by name; `was_online` is as last saved."""
         return [rows.to_hive(row) for row in await self._read(select(HIVES).order_by(HIVES.c.id))]
+
+    async def list_policies(self, name: str = "") -> list[PolicyVersion]:
+        """Returns all versions of all policies, or of one, by name and time."""
+        query = select(POLICIES).order_by(POLICIES.c.name, POLICIES.c.create_time, POLICIES.c.id)
+        if name:
+            query = query.where(POLICIES.c.name == name)
+        return [rows.to_policy(row) for row in await self._read(query)]
+
+    async def list_activations(self) -> list[PolicyActivation]:
+        """Returns who was put in charge or suspended, oldest first."""
+        query = select(POLICY_ACTIVATIONS).order_by(POLICY_ACTIVATIONS.c.order)
+        return [rows.to_activation(row) for row in await self._read(query)]
 
     async def close(self) -> None:
         """Closes the connections; the writer must have returned."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, LargeBinary, MetaData, String, Table
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, LargeBinary, MetaData, String, Table, Text
 
 METADATA: Final = MetaData()
 
@@ -82,3 +82,31 @@ DECISIONS: Final = Table(
     Column("duration_s", Float, nullable=False),
     Column("refusal", String, nullable=False),
 )
+
+POLICIES: Final = Table(
+    "policies",
+    METADATA,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False, index=True),
+    Column("version", String, nullable=False),
+    Column("language", String, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("compiled_lua", Text, nullable=False),
+    Column("sha256", String, nullable=False),
+    Column("author", String, nullable=False),
+    Column("create_time", Float, nullable=False),
+)
+"""Versions of policies; the id is "name@version"."""
+
+POLICY_ACTIVATIONS: Final = Table(
+    "policy_activations",
+    METADATA,
+    Column("order", BigInteger, primary_key=True, autoincrement=False),
+    Column("name", String, nullable=False),
+    Column("version", String, nullable=False),
+    Column("time", Float, nullable=False),
+    Column("turn", String, nullable=False),
+    Column("why", String, nullable=False),
+    Column("request_id", String, unique=True),
+)
+"""Who was put in charge when, and who was suspended why; rows are only ever added."""

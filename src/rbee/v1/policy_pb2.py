@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14rbee/v1/policy.proto\x12\x07rbee.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xed\x01\n\x06Policy\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12)\n\x08language\x18\x03 \x01(\x0e\x32\x17.rbee.v1.PolicyLanguage\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x14\n\x0c\x63ompiled_lua\x18\x05 \x01(\t\x12\x0e\n\x06sha256\x18\x06 \x01(\t\x12\x0e\n\x06\x61uthor\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x61\x63tive\x18\t \x01(\x08\x12\x12\n\nsuspension\x18\n \x01(\t\"b\n\rPolicyProblem\x12\x0c\n\x04line\x18\x01 \x01(\r\x12\x0e\n\x06\x63olumn\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x13\n\x0bsource_line\x18\x04 \x01(\t\x12\r\n\x05\x66\x61tal\x18\x05 \x01(\x08\"j\n\x0ePolicyTemplate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12)\n\x08language\x18\x03 \x01(\x0e\x32\x17.rbee.v1.PolicyLanguage\x12\x0e\n\x06source\x18\x04 \x01(\t*d\n\x0ePolicyLanguage\x12\x1f\n\x1bPOLICY_LANGUAGE_UNSPECIFIED\x10\x00\x12\x17\n\x13POLICY_LANGUAGE_LUA\x10\x01\x12\x18\n\x14POLICY_LANGUAGE_YAML\x10\x02\x42\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14rbee/v1/policy.proto\x12\x07rbee.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xed\x01\n\x06Policy\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12)\n\x08language\x18\x03 \x01(\x0e\x32\x17.rbee.v1.PolicyLanguage\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x14\n\x0c\x63ompiled_lua\x18\x05 \x01(\t\x12\x0e\n\x06sha256\x18\x06 \x01(\t\x12\x0e\n\x06\x61uthor\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x61\x63tive\x18\t \x01(\x08\x12\x12\n\nsuspension\x18\n \x01(\t\"b\n\rPolicyProblem\x12\x0c\n\x04line\x18\x01 \x01(\r\x12\x0e\n\x06\x63olumn\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x13\n\x0bsource_line\x18\x04 \x01(\t\x12\r\n\x05\x66\x61tal\x18\x05 \x01(\x08\"~\n\x0ePolicyTemplate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12)\n\x08language\x18\x03 \x01(\x0e\x32\x17.rbee.v1.PolicyLanguage\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x12\n\ncases_yaml\x18\x05 \x01(\t\"]\n\x10PolicyCaseResult\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\r\x12\x0e\n\x06passed\x18\x03 \x01(\x08\x12\x10\n\x08\x65xpected\x18\x04 \x01(\t\x12\x0b\n\x03got\x18\x05 \x01(\t\"5\n\x0fPolicyFileFault\x12\x11\n\tfile_name\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t*d\n\x0ePolicyLanguage\x12\x1f\n\x1bPOLICY_LANGUAGE_UNSPECIFIED\x10\x00\x12\x17\n\x13POLICY_LANGUAGE_LUA\x10\x01\x12\x18\n\x14POLICY_LANGUAGE_YAML\x10\x02\x42\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,12 +33,16 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rbee.v1.policy_pb2', _globa
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\013dev.rbee.v1P\001Z\016rbee/v1;rbeev1'
-  _globals['_POLICYLANGUAGE']._serialized_start=514
-  _globals['_POLICYLANGUAGE']._serialized_end=614
+  _globals['_POLICYLANGUAGE']._serialized_start=684
+  _globals['_POLICYLANGUAGE']._serialized_end=784
   _globals['_POLICY']._serialized_start=67
   _globals['_POLICY']._serialized_end=304
   _globals['_POLICYPROBLEM']._serialized_start=306
   _globals['_POLICYPROBLEM']._serialized_end=404
   _globals['_POLICYTEMPLATE']._serialized_start=406
-  _globals['_POLICYTEMPLATE']._serialized_end=512
+  _globals['_POLICYTEMPLATE']._serialized_end=532
+  _globals['_POLICYCASERESULT']._serialized_start=534
+  _globals['_POLICYCASERESULT']._serialized_end=627
+  _globals['_POLICYFILEFAULT']._serialized_start=629
+  _globals['_POLICYFILEFAULT']._serialized_end=682
 # @@protoc_insertion_point(module_scope)

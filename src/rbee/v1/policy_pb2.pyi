@@ -150,6 +150,7 @@ class PolicyTemplate(_message.Message):
     SUMMARY_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    CASES_YAML_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     summary: _builtins.str
@@ -158,6 +159,8 @@ class PolicyTemplate(_message.Message):
     """What it is written in."""
     source: _builtins.str
     """Its text."""
+    cases_yaml: _builtins.str
+    """The cases beside it, for the rpc Test."""
     def __init__(
         self,
         *,
@@ -165,11 +168,76 @@ class PolicyTemplate(_message.Message):
         summary: _builtins.str = ...,
         language: Global___PolicyLanguage.ValueType = ...,
         source: _builtins.str = ...,
+        cases_yaml: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "name", b"name", "source", b"source", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases_yaml", b"cases_yaml", "language", b"language", "name", b"name", "source", b"source", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PolicyTemplate: _TypeAlias = PolicyTemplate  # noqa: Y015
+
+@_typing.final
+class PolicyCaseResult(_message.Message):
+    """How one case of a policy's tests went."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    GOT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    line: _builtins.int
+    """Line of the cases' file where it begins, from 1."""
+    passed: _builtins.bool
+    """True when the policy did what was expected."""
+    expected: _builtins.str
+    """What was expected, in words."""
+    got: _builtins.str
+    """What the policy did, in words."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        line: _builtins.int = ...,
+        passed: _builtins.bool = ...,
+        expected: _builtins.str = ...,
+        got: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected", b"expected", "got", b"got", "line", b"line", "name", b"name", "passed", b"passed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyCaseResult: _TypeAlias = PolicyCaseResult  # noqa: Y015
+
+@_typing.final
+class PolicyFileFault(_message.Message):
+    """A file of the policy directory that is not used as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    file_name: _builtins.str
+    """Its name in the directory."""
+    message: _builtins.str
+    """Why, with line and column where they are known."""
+    def __init__(
+        self,
+        *,
+        file_name: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_name", b"file_name", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyFileFault: _TypeAlias = PolicyFileFault  # noqa: Y015

@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from rbee.v1 import decision_pb2 as rbee_dot_v1_dot_decision__pb2
 from rbee.v1 import policy_pb2 as rbee_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crbee/v1/policy_service.proto\x12\x07rbee.v1\x1a\x16rbee/v1/decision.proto\x1a\x14rbee/v1/policy.proto\"l\n\x1cPolicyServiceValidateRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12)\n\x08language\x18\x02 \x01(\x0e\x32\x17.rbee.v1.PolicyLanguage\x12\x11\n\tfile_name\x18\x03 \x01(\t\"n\n\x1dPolicyServiceValidateResponse\x12\r\n\x05valid\x18\x01 \x01(\x08\x12(\n\x08problems\x18\x02 \x03(\x0b\x32\x16.rbee.v1.PolicyProblem\x12\x14\n\x0c\x63ompiled_lua\x18\x03 \x01(\t\"\x88\x01\n\x18PolicyServiceSaveRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12)\n\x08language\x18\x04 \x01(\x0e\x32\x17.rbee.v1.PolicyLanguage\x12\x0f\n\x07version\x18\x05 \x01(\t\"<\n\x19PolicyServiceSaveResponse\x12\x1f\n\x06policy\x18\x01 \x01(\x0b\x32\x0f.rbee.v1.Policy\"Q\n\x1cPolicyServiceActivateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\"@\n\x1dPolicyServiceActivateResponse\x12\x1f\n\x06policy\x18\x01 \x01(\x0b\x32\x0f.rbee.v1.Policy\"2\n\x1cPolicyServiceRollbackRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"@\n\x1dPolicyServiceRollbackResponse\x12\x1f\n\x06policy\x18\x01 \x01(\x0b\x32\x0f.rbee.v1.Policy\"O\n\x18PolicyServiceListRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x19PolicyServiceListResponse\x12!\n\x08policies\x18\x01 \x03(\x0b\x32\x0f.rbee.v1.Policy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"8\n\x17PolicyServiceGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\";\n\x18PolicyServiceGetResponse\x12\x1f\n\x06policy\x18\x01 \x01(\x0b\x32\x0f.rbee.v1.Policy\"\xa8\x01\n\x1cPolicyServiceSimulateRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12)\n\x08language\x18\x02 \x01(\x0e\x32\x17.rbee.v1.PolicyLanguage\x12\x16\n\x0e\x61gainst_source\x18\x03 \x01(\t\x12\x14\n\x0c\x63luster_yaml\x18\x04 \x01(\t\x12\x11\n\ttrace_csv\x18\x05 \x01(\t\x12\x0c\n\x04seed\x18\x06 \x01(\x04\"c\n\x1dPolicyServiceSimulateResponse\x12\x15\n\rrequests_done\x18\x01 \x01(\x04\x12\x16\n\x0erequests_total\x18\x02 \x01(\x04\x12\x13\n\x0breport_json\x18\x03 \x01(\t\"\'\n%PolicyServiceGetPlatformSourceRequest\"I\n&PolicyServiceGetPlatformSourceResponse\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"J\n!PolicyServiceListTemplatesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"i\n\"PolicyServiceListTemplatesResponse\x12*\n\ttemplates\x18\x01 \x03(\x0b\x32\x17.rbee.v1.PolicyTemplate\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"j\n!PolicyServiceListDecisionsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"c\n\"PolicyServiceListDecisionsResponse\x12$\n\tdecisions\x18\x01 \x03(\x0b\x32\x11.rbee.v1.Decision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb1\x07\n\rPolicyService\x12Y\n\x08Validate\x12%.rbee.v1.PolicyServiceValidateRequest\x1a&.rbee.v1.PolicyServiceValidateResponse\x12M\n\x04Save\x12!.rbee.v1.PolicyServiceSaveRequest\x1a\".rbee.v1.PolicyServiceSaveResponse\x12Y\n\x08\x41\x63tivate\x12%.rbee.v1.PolicyServiceActivateRequest\x1a&.rbee.v1.PolicyServiceActivateResponse\x12Y\n\x08Rollback\x12%.rbee.v1.PolicyServiceRollbackRequest\x1a&.rbee.v1.PolicyServiceRollbackResponse\x12M\n\x04List\x12!.rbee.v1.PolicyServiceListRequest\x1a\".rbee.v1.PolicyServiceListResponse\x12J\n\x03Get\x12 .rbee.v1.PolicyServiceGetRequest\x1a!.rbee.v1.PolicyServiceGetResponse\x12[\n\x08Simulate\x12%.rbee.v1.PolicyServiceSimulateRequest\x1a&.rbee.v1.PolicyServiceSimulateResponse0\x01\x12t\n\x11GetPlatformSource\x12..rbee.v1.PolicyServiceGetPlatformSourceRequest\x1a/.rbee.v1.PolicyServiceGetPlatformSourceResponse\x12h\n\rListTemplates\x12*.rbee.v1.PolicyServiceListTemplatesRequest\x1a+.rbee.v1.PolicyServiceListTemplatesResponse\x12h\n\rListDecisions\x12*.rbee.v1.PolicyServiceListDecisionsRequest\x1a+.rbee.v1.PolicyServiceListDecisionsResponseB\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crbee/v1/policy_service.proto\x12\x07rbee.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16rbee/v1/decision.proto\x1a\x14rbee/v1/policy.proto\"l\n\x1cPolicyServiceValidateRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12)\n\x08language\x18\x02 \x01(\x0e\x32\x17.rbee.v1.PolicyLanguage\x12\x11\n\tfile_name\x18\x03 \x01(\t\"n\n\x1dPolicyServiceValidateResponse\x12\r\n\x05valid\x18\x01 \x01(\x08\x12(\n\x08problems\x18\x02 \x03(\x0b\x32\x16.rbee.v1.PolicyProblem\x12\x14\n\x0c\x63ompiled_lua\x18\x03 \x01(\t\"\x95\x01\n\x18PolicyServiceTestRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12)\n\x08language\x18\x02 \x01(\x0e\x32\x17.rbee.v1.PolicyLanguage\x12\x11\n\tfile_name\x18\x03 \x01(\t\x12\x12\n\ncases_yaml\x18\x04 \x01(\t\x12\x17\n\x0f\x63\x61ses_file_name\x18\x05 \x01(\t\"G\n\x19PolicyServiceTestResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.rbee.v1.PolicyCaseResult\"\x9b\x01\n\x18PolicyServiceSaveRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12)\n\x08language\x18\x04 \x01(\x0e\x32\x17.rbee.v1.PolicyLanguage\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x11\n\tfile_name\x18\x06 \x01(\t\"<\n\x19PolicyServiceSaveResponse\x12\x1f\n\x06policy\x18\x01 \x01(\x0b\x32\x0f.rbee.v1.Policy\"Q\n\x1cPolicyServiceActivateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\"@\n\x1dPolicyServiceActivateResponse\x12\x1f\n\x06policy\x18\x01 \x01(\x0b\x32\x0f.rbee.v1.Policy\"2\n\x1cPolicyServiceRollbackRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"@\n\x1dPolicyServiceRollbackResponse\x12\x1f\n\x06policy\x18\x01 \x01(\x0b\x32\x0f.rbee.v1.Policy\"O\n\x18PolicyServiceListRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x19PolicyServiceListResponse\x12!\n\x08policies\x18\x01 \x03(\x0b\x32\x0f.rbee.v1.Policy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"8\n\x17PolicyServiceGetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\";\n\x18PolicyServiceGetResponse\x12\x1f\n\x06policy\x18\x01 \x01(\x0b\x32\x0f.rbee.v1.Policy\"!\n\x1fPolicyServiceGetStandingRequest\"\xb0\x01\n PolicyServiceGetStandingResponse\x12\x1f\n\x06policy\x18\x01 \x01(\x0b\x32\x0f.rbee.v1.Policy\x12\x10\n\x08\x66\x61ilures\x18\x02 \x01(\r\x12\x14\n\x0clast_failure\x18\x03 \x01(\t\x12\x13\n\x0bprotections\x18\x04 \x03(\t\x12.\n\x0c\x66\x61ulty_files\x18\x05 \x03(\x0b\x32\x18.rbee.v1.PolicyFileFault\"\xf2\x02\n\x1cPolicyServiceSimulateRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12)\n\x08language\x18\x02 \x01(\x0e\x32\x17.rbee.v1.PolicyLanguage\x12\x16\n\x0e\x61gainst_source\x18\x03 \x01(\t\x12\x14\n\x0c\x63luster_yaml\x18\x04 \x01(\t\x12\x11\n\ttrace_csv\x18\x05 \x01(\t\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\x14\n\x0ctraffic_yaml\x18\x07 \x01(\t\x12\x11\n\tfile_name\x18\x08 \x01(\t\x12\x14\n\x0c\x61gainst_name\x18\t \x01(\t\x12\x31\n\x10\x61gainst_language\x18\n \x01(\x0e\x32\x17.rbee.v1.PolicyLanguage\x12\r\n\x05speed\x18\x0b \x01(\x01\x12\r\n\x05limit\x18\x0c \x01(\x04\x12*\n\x07horizon\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04plot\x18\x0e \x01(\x08\"u\n\x1dPolicyServiceSimulateResponse\x12\x15\n\rrequests_done\x18\x01 \x01(\x04\x12\x16\n\x0erequests_total\x18\x02 \x01(\x04\x12\x13\n\x0breport_json\x18\x03 \x01(\t\x12\x10\n\x08plot_png\x18\x04 \x01(\x0c\"\'\n%PolicyServiceGetPlatformSourceRequest\"I\n&PolicyServiceGetPlatformSourceResponse\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"J\n!PolicyServiceListTemplatesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"i\n\"PolicyServiceListTemplatesResponse\x12*\n\ttemplates\x18\x01 \x03(\x0b\x32\x17.rbee.v1.PolicyTemplate\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"j\n!PolicyServiceListDecisionsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"c\n\"PolicyServiceListDecisionsResponse\x12$\n\tdecisions\x18\x01 \x03(\x0b\x32\x11.rbee.v1.Decision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xe4\x08\n\rPolicyService\x12Y\n\x08Validate\x12%.rbee.v1.PolicyServiceValidateRequest\x1a&.rbee.v1.PolicyServiceValidateResponse\x12M\n\x04Test\x12!.rbee.v1.PolicyServiceTestRequest\x1a\".rbee.v1.PolicyServiceTestResponse\x12M\n\x04Save\x12!.rbee.v1.PolicyServiceSaveRequest\x1a\".rbee.v1.PolicyServiceSaveResponse\x12Y\n\x08\x41\x63tivate\x12%.rbee.v1.PolicyServiceActivateRequest\x1a&.rbee.v1.PolicyServiceActivateResponse\x12Y\n\x08Rollback\x12%.rbee.v1.PolicyServiceRollbackRequest\x1a&.rbee.v1.PolicyServiceRollbackResponse\x12M\n\x04List\x12!.rbee.v1.PolicyServiceListRequest\x1a\".rbee.v1.PolicyServiceListResponse\x12J\n\x03Get\x12 .rbee.v1.PolicyServiceGetRequest\x1a!.rbee.v1.PolicyServiceGetResponse\x12\x62\n\x0bGetStanding\x12(.rbee.v1.PolicyServiceGetStandingRequest\x1a).rbee.v1.PolicyServiceGetStandingResponse\x12[\n\x08Simulate\x12%.rbee.v1.PolicyServiceSimulateRequest\x1a&.rbee.v1.PolicyServiceSimulateResponse0\x01\x12t\n\x11GetPlatformSource\x12..rbee.v1.PolicyServiceGetPlatformSourceRequest\x1a/.rbee.v1.PolicyServiceGetPlatformSourceResponse\x12h\n\rListTemplates\x12*.rbee.v1.PolicyServiceListTemplatesRequest\x1a+.rbee.v1.PolicyServiceListTemplatesResponse\x12h\n\rListDecisions\x12*.rbee.v1.PolicyServiceListDecisionsRequest\x1a+.rbee.v1.PolicyServiceListDecisionsResponseB\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,46 +35,54 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rbee.v1.policy_service_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\013dev.rbee.v1P\001Z\016rbee/v1;rbeev1'
-  _globals['_POLICYSERVICEVALIDATEREQUEST']._serialized_start=87
-  _globals['_POLICYSERVICEVALIDATEREQUEST']._serialized_end=195
-  _globals['_POLICYSERVICEVALIDATERESPONSE']._serialized_start=197
-  _globals['_POLICYSERVICEVALIDATERESPONSE']._serialized_end=307
-  _globals['_POLICYSERVICESAVEREQUEST']._serialized_start=310
-  _globals['_POLICYSERVICESAVEREQUEST']._serialized_end=446
-  _globals['_POLICYSERVICESAVERESPONSE']._serialized_start=448
-  _globals['_POLICYSERVICESAVERESPONSE']._serialized_end=508
-  _globals['_POLICYSERVICEACTIVATEREQUEST']._serialized_start=510
-  _globals['_POLICYSERVICEACTIVATEREQUEST']._serialized_end=591
-  _globals['_POLICYSERVICEACTIVATERESPONSE']._serialized_start=593
-  _globals['_POLICYSERVICEACTIVATERESPONSE']._serialized_end=657
-  _globals['_POLICYSERVICEROLLBACKREQUEST']._serialized_start=659
-  _globals['_POLICYSERVICEROLLBACKREQUEST']._serialized_end=709
-  _globals['_POLICYSERVICEROLLBACKRESPONSE']._serialized_start=711
-  _globals['_POLICYSERVICEROLLBACKRESPONSE']._serialized_end=775
-  _globals['_POLICYSERVICELISTREQUEST']._serialized_start=777
-  _globals['_POLICYSERVICELISTREQUEST']._serialized_end=856
-  _globals['_POLICYSERVICELISTRESPONSE']._serialized_start=858
-  _globals['_POLICYSERVICELISTRESPONSE']._serialized_end=945
-  _globals['_POLICYSERVICEGETREQUEST']._serialized_start=947
-  _globals['_POLICYSERVICEGETREQUEST']._serialized_end=1003
-  _globals['_POLICYSERVICEGETRESPONSE']._serialized_start=1005
-  _globals['_POLICYSERVICEGETRESPONSE']._serialized_end=1064
-  _globals['_POLICYSERVICESIMULATEREQUEST']._serialized_start=1067
-  _globals['_POLICYSERVICESIMULATEREQUEST']._serialized_end=1235
-  _globals['_POLICYSERVICESIMULATERESPONSE']._serialized_start=1237
-  _globals['_POLICYSERVICESIMULATERESPONSE']._serialized_end=1336
-  _globals['_POLICYSERVICEGETPLATFORMSOURCEREQUEST']._serialized_start=1338
-  _globals['_POLICYSERVICEGETPLATFORMSOURCEREQUEST']._serialized_end=1377
-  _globals['_POLICYSERVICEGETPLATFORMSOURCERESPONSE']._serialized_start=1379
-  _globals['_POLICYSERVICEGETPLATFORMSOURCERESPONSE']._serialized_end=1452
-  _globals['_POLICYSERVICELISTTEMPLATESREQUEST']._serialized_start=1454
-  _globals['_POLICYSERVICELISTTEMPLATESREQUEST']._serialized_end=1528
-  _globals['_POLICYSERVICELISTTEMPLATESRESPONSE']._serialized_start=1530
-  _globals['_POLICYSERVICELISTTEMPLATESRESPONSE']._serialized_end=1635
-  _globals['_POLICYSERVICELISTDECISIONSREQUEST']._serialized_start=1637
-  _globals['_POLICYSERVICELISTDECISIONSREQUEST']._serialized_end=1743
-  _globals['_POLICYSERVICELISTDECISIONSRESPONSE']._serialized_start=1745
-  _globals['_POLICYSERVICELISTDECISIONSRESPONSE']._serialized_end=1844
-  _globals['_POLICYSERVICE']._serialized_start=1847
-  _globals['_POLICYSERVICE']._serialized_end=2792
+  _globals['_POLICYSERVICEVALIDATEREQUEST']._serialized_start=119
+  _globals['_POLICYSERVICEVALIDATEREQUEST']._serialized_end=227
+  _globals['_POLICYSERVICEVALIDATERESPONSE']._serialized_start=229
+  _globals['_POLICYSERVICEVALIDATERESPONSE']._serialized_end=339
+  _globals['_POLICYSERVICETESTREQUEST']._serialized_start=342
+  _globals['_POLICYSERVICETESTREQUEST']._serialized_end=491
+  _globals['_POLICYSERVICETESTRESPONSE']._serialized_start=493
+  _globals['_POLICYSERVICETESTRESPONSE']._serialized_end=564
+  _globals['_POLICYSERVICESAVEREQUEST']._serialized_start=567
+  _globals['_POLICYSERVICESAVEREQUEST']._serialized_end=722
+  _globals['_POLICYSERVICESAVERESPONSE']._serialized_start=724
+  _globals['_POLICYSERVICESAVERESPONSE']._serialized_end=784
+  _globals['_POLICYSERVICEACTIVATEREQUEST']._serialized_start=786
+  _globals['_POLICYSERVICEACTIVATEREQUEST']._serialized_end=867
+  _globals['_POLICYSERVICEACTIVATERESPONSE']._serialized_start=869
+  _globals['_POLICYSERVICEACTIVATERESPONSE']._serialized_end=933
+  _globals['_POLICYSERVICEROLLBACKREQUEST']._serialized_start=935
+  _globals['_POLICYSERVICEROLLBACKREQUEST']._serialized_end=985
+  _globals['_POLICYSERVICEROLLBACKRESPONSE']._serialized_start=987
+  _globals['_POLICYSERVICEROLLBACKRESPONSE']._serialized_end=1051
+  _globals['_POLICYSERVICELISTREQUEST']._serialized_start=1053
+  _globals['_POLICYSERVICELISTREQUEST']._serialized_end=1132
+  _globals['_POLICYSERVICELISTRESPONSE']._serialized_start=1134
+  _globals['_POLICYSERVICELISTRESPONSE']._serialized_end=1221
+  _globals['_POLICYSERVICEGETREQUEST']._serialized_start=1223
+  _globals['_POLICYSERVICEGETREQUEST']._serialized_end=1279
+  _globals['_POLICYSERVICEGETRESPONSE']._serialized_start=1281
+  _globals['_POLICYSERVICEGETRESPONSE']._serialized_end=1340
+  _globals['_POLICYSERVICEGETSTANDINGREQUEST']._serialized_start=1342
+  _globals['_POLICYSERVICEGETSTANDINGREQUEST']._serialized_end=1375
+  _globals['_POLICYSERVICEGETSTANDINGRESPONSE']._serialized_start=1378
+  _globals['_POLICYSERVICEGETSTANDINGRESPONSE']._serialized_end=1554
+  _globals['_POLICYSERVICESIMULATEREQUEST']._serialized_start=1557
+  _globals['_POLICYSERVICESIMULATEREQUEST']._serialized_end=1927
+  _globals['_POLICYSERVICESIMULATERESPONSE']._serialized_start=1929
+  _globals['_POLICYSERVICESIMULATERESPONSE']._serialized_end=2046
+  _globals['_POLICYSERVICEGETPLATFORMSOURCEREQUEST']._serialized_start=2048
+  _globals['_POLICYSERVICEGETPLATFORMSOURCEREQUEST']._serialized_end=2087
+  _globals['_POLICYSERVICEGETPLATFORMSOURCERESPONSE']._serialized_start=2089
+  _globals['_POLICYSERVICEGETPLATFORMSOURCERESPONSE']._serialized_end=2162
+  _globals['_POLICYSERVICELISTTEMPLATESREQUEST']._serialized_start=2164
+  _globals['_POLICYSERVICELISTTEMPLATESREQUEST']._serialized_end=2238
+  _globals['_POLICYSERVICELISTTEMPLATESRESPONSE']._serialized_start=2240
+  _globals['_POLICYSERVICELISTTEMPLATESRESPONSE']._serialized_end=2345
+  _globals['_POLICYSERVICELISTDECISIONSREQUEST']._serialized_start=2347
+  _globals['_POLICYSERVICELISTDECISIONSREQUEST']._serialized_end=2453
+  _globals['_POLICYSERVICELISTDECISIONSRESPONSE']._serialized_start=2455
+  _globals['_POLICYSERVICELISTDECISIONSRESPONSE']._serialized_end=2554
+  _globals['_POLICYSERVICE']._serialized_start=2557
+  _globals['_POLICYSERVICE']._serialized_end=3681
 # @@protoc_insertion_point(module_scope)

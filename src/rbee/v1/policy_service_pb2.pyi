@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from rbee.v1 import decision_pb2 as _decision_pb2
@@ -83,6 +84,68 @@ class PolicyServiceValidateResponse(_message.Message):
 Global___PolicyServiceValidateResponse: _TypeAlias = PolicyServiceValidateResponse  # noqa: Y015
 
 @_typing.final
+class PolicyServiceTestRequest(_message.Message):
+    """Cases to run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    CASES_YAML_FIELD_NUMBER: _builtins.int
+    CASES_FILE_NAME_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """Text of the policy."""
+    language: _policy_pb2.PolicyLanguage.ValueType
+    """What it is written in; unspecified: told from the text."""
+    file_name: _builtins.str
+    """Name of its file, for messages."""
+    cases_yaml: _builtins.str
+    """The cases, as YAML (policies/README.md)."""
+    cases_file_name: _builtins.str
+    """Name of the cases' file, for messages."""
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        language: _policy_pb2.PolicyLanguage.ValueType = ...,
+        file_name: _builtins.str = ...,
+        cases_yaml: _builtins.str = ...,
+        cases_file_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases_file_name", b"cases_file_name", "cases_yaml", b"cases_yaml", "file_name", b"file_name", "language", b"language", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyServiceTestRequest: _TypeAlias = PolicyServiceTestRequest  # noqa: Y015
+
+@_typing.final
+class PolicyServiceTestResponse(_message.Message):
+    """How the cases went."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[_policy_pb2.PolicyCaseResult]:
+        """One for each case, in the order of the file."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[_policy_pb2.PolicyCaseResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyServiceTestResponse: _TypeAlias = PolicyServiceTestResponse  # noqa: Y015
+
+@_typing.final
 class PolicyServiceSaveRequest(_message.Message):
     """A version to store."""
 
@@ -93,16 +156,19 @@ class PolicyServiceSaveRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat."""
     name: _builtins.str
-    """Its name."""
+    """Its name: 1 to 63 lower-case letters, digits and "-"; not "platform"."""
     source: _builtins.str
-    """Its text."""
+    """Its text, at most 1 MiB."""
     language: _policy_pb2.PolicyLanguage.ValueType
     """What it is written in; unspecified: told from the text."""
     version: _builtins.str
-    """Its semantic version; empty: the next patch version."""
+    """Its semantic version; empty: the one its text says if that is newer than all saved, else the next patch version."""
+    file_name: _builtins.str
+    """Name of its file, for messages. Empty: `name`."""
     def __init__(
         self,
         *,
@@ -111,10 +177,11 @@ class PolicyServiceSaveRequest(_message.Message):
         source: _builtins.str = ...,
         language: _policy_pb2.PolicyLanguage.ValueType = ...,
         version: _builtins.str = ...,
+        file_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "name", b"name", "request_id", b"request_id", "source", b"source", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_name", b"file_name", "language", b"language", "name", b"name", "request_id", b"request_id", "source", b"source", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -353,6 +420,67 @@ class PolicyServiceGetResponse(_message.Message):
 Global___PolicyServiceGetResponse: _TypeAlias = PolicyServiceGetResponse  # noqa: Y015
 
 @_typing.final
+class PolicyServiceGetStandingRequest(_message.Message):
+    """Asks who decides."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyServiceGetStandingRequest: _TypeAlias = PolicyServiceGetStandingRequest  # noqa: Y015
+
+@_typing.final
+class PolicyServiceGetStandingResponse(_message.Message):
+    """Who decides, and how it fares."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    LAST_FAILURE_FIELD_NUMBER: _builtins.int
+    PROTECTIONS_FIELD_NUMBER: _builtins.int
+    FAULTY_FILES_FIELD_NUMBER: _builtins.int
+    failures: _builtins.int
+    """How often it failed since it was activated; the platform policy decided then."""
+    last_failure: _builtins.str
+    """The newest of these failures; empty: none."""
+    @_builtins.property
+    def policy(self) -> _policy_pb2.Policy:
+        """The policy in charge, without its text. Absent when the queen runs with --scheduler simple."""
+
+    @_builtins.property
+    def protections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What keeps policies from doing harm on the queen's machine: limits of the sandbox process, such as "seccomp"."""
+
+    @_builtins.property
+    def faulty_files(self) -> _containers.RepeatedCompositeFieldContainer[_policy_pb2.PolicyFileFault]:
+        """Files of the policy directory that are not used as they are now, and why."""
+
+    def __init__(
+        self,
+        *,
+        policy: _policy_pb2.Policy | None = ...,
+        failures: _builtins.int = ...,
+        last_failure: _builtins.str = ...,
+        protections: _abc.Iterable[_builtins.str] | None = ...,
+        faulty_files: _abc.Iterable[_policy_pb2.PolicyFileFault] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failures", b"failures", "faulty_files", b"faulty_files", "last_failure", b"last_failure", "policy", b"policy", "protections", b"protections"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyServiceGetStandingResponse: _TypeAlias = PolicyServiceGetStandingResponse  # noqa: Y015
+
+@_typing.final
 class PolicyServiceSimulateRequest(_message.Message):
     """A what-if to run."""
 
@@ -364,18 +492,46 @@ class PolicyServiceSimulateRequest(_message.Message):
     CLUSTER_YAML_FIELD_NUMBER: _builtins.int
     TRACE_CSV_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    TRAFFIC_YAML_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    AGAINST_NAME_FIELD_NUMBER: _builtins.int
+    AGAINST_LANGUAGE_FIELD_NUMBER: _builtins.int
+    SPEED_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    HORIZON_FIELD_NUMBER: _builtins.int
+    PLOT_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """Text of the policy."""
+    """Text of the policy; empty: the saved policy that `file_name` names, or the platform policy."""
     language: _policy_pb2.PolicyLanguage.ValueType
     """What it is written in; unspecified: told from the text."""
     against_source: _builtins.str
-    """Text of a policy to compare with; empty: none."""
+    """Text of a policy to compare with; empty: none, unless `against_name` says which."""
     cluster_yaml: _builtins.str
-    """The cluster, as YAML."""
+    """The cluster, as YAML (policies/clusters/README.md)."""
     trace_csv: _builtins.str
-    """The workload, as CSV with arrival time, prompt tokens and generated tokens."""
+    """The workload, as CSV with arrival time, prompt tokens and generated tokens. Empty: `traffic_yaml` draws it."""
     seed: _builtins.int
     """Seed of everything drawn."""
+    traffic_yaml: _builtins.str
+    """Who asks for what, and, without a trace, when: as YAML. Empty: one tenant, all models alike."""
+    file_name: _builtins.str
+    """Name of the policy's file, for messages and the report. Without a text: a saved policy as NAME or NAME@VERSION,
+    "platform", or "simple", the scheduler without a policy.
+    """
+    against_name: _builtins.str
+    """The same of the other policy."""
+    against_language: _policy_pb2.PolicyLanguage.ValueType
+    """What the other is written in; unspecified: told from the text."""
+    speed: _builtins.float
+    """How much quicker than recorded the requests of a trace come, above 0. 0: as recorded."""
+    limit: _builtins.int
+    """Only so many of the first requests. 0: all."""
+    plot: _builtins.bool
+    """True: also draws what each worker did and how many jobs waited."""
+    @_builtins.property
+    def horizon(self) -> _duration_pb2.Duration:
+        """Ends the run after so long on its clock. Absent: when the last job has ended."""
+
     def __init__(
         self,
         *,
@@ -385,10 +541,18 @@ class PolicyServiceSimulateRequest(_message.Message):
         cluster_yaml: _builtins.str = ...,
         trace_csv: _builtins.str = ...,
         seed: _builtins.int = ...,
+        traffic_yaml: _builtins.str = ...,
+        file_name: _builtins.str = ...,
+        against_name: _builtins.str = ...,
+        against_language: _policy_pb2.PolicyLanguage.ValueType = ...,
+        speed: _builtins.float = ...,
+        limit: _builtins.int = ...,
+        horizon: _duration_pb2.Duration | None = ...,
+        plot: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["horizon", b"horizon"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["against_source", b"against_source", "cluster_yaml", b"cluster_yaml", "language", b"language", "seed", b"seed", "source", b"source", "trace_csv", b"trace_csv"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["against_language", b"against_language", "against_name", b"against_name", "against_source", b"against_source", "cluster_yaml", b"cluster_yaml", "file_name", b"file_name", "horizon", b"horizon", "language", b"language", "limit", b"limit", "plot", b"plot", "seed", b"seed", "source", b"source", "speed", b"speed", "trace_csv", b"trace_csv", "traffic_yaml", b"traffic_yaml"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -403,22 +567,26 @@ class PolicyServiceSimulateResponse(_message.Message):
     REQUESTS_DONE_FIELD_NUMBER: _builtins.int
     REQUESTS_TOTAL_FIELD_NUMBER: _builtins.int
     REPORT_JSON_FIELD_NUMBER: _builtins.int
+    PLOT_PNG_FIELD_NUMBER: _builtins.int
     requests_done: _builtins.int
     """Requests simulated so far."""
     requests_total: _builtins.int
     """Requests in all."""
     report_json: _builtins.str
-    """Set in the last message: the report as JSON."""
+    """Set in the last message: the report as JSON, with its tables ready to be printed."""
+    plot_png: _builtins.bytes
+    """Set in the last message when asked for: a picture, PNG."""
     def __init__(
         self,
         *,
         requests_done: _builtins.int = ...,
         requests_total: _builtins.int = ...,
         report_json: _builtins.str = ...,
+        plot_png: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["report_json", b"report_json", "requests_done", b"requests_done", "requests_total", b"requests_total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plot_png", b"plot_png", "report_json", b"report_json", "requests_done", b"requests_done", "requests_total", b"requests_total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

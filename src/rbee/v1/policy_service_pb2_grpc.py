@@ -40,6 +40,11 @@ class PolicyServiceStub:
                 request_serializer=rbee_dot_v1_dot_policy__service__pb2.PolicyServiceValidateRequest.SerializeToString,
                 response_deserializer=rbee_dot_v1_dot_policy__service__pb2.PolicyServiceValidateResponse.FromString,
                 _registered_method=True)
+        self.Test = channel.unary_unary(
+                '/rbee.v1.PolicyService/Test',
+                request_serializer=rbee_dot_v1_dot_policy__service__pb2.PolicyServiceTestRequest.SerializeToString,
+                response_deserializer=rbee_dot_v1_dot_policy__service__pb2.PolicyServiceTestResponse.FromString,
+                _registered_method=True)
         self.Save = channel.unary_unary(
                 '/rbee.v1.PolicyService/Save',
                 request_serializer=rbee_dot_v1_dot_policy__service__pb2.PolicyServiceSaveRequest.SerializeToString,
@@ -64,6 +69,11 @@ class PolicyServiceStub:
                 '/rbee.v1.PolicyService/Get',
                 request_serializer=rbee_dot_v1_dot_policy__service__pb2.PolicyServiceGetRequest.SerializeToString,
                 response_deserializer=rbee_dot_v1_dot_policy__service__pb2.PolicyServiceGetResponse.FromString,
+                _registered_method=True)
+        self.GetStanding = channel.unary_unary(
+                '/rbee.v1.PolicyService/GetStanding',
+                request_serializer=rbee_dot_v1_dot_policy__service__pb2.PolicyServiceGetStandingRequest.SerializeToString,
+                response_deserializer=rbee_dot_v1_dot_policy__service__pb2.PolicyServiceGetStandingResponse.FromString,
                 _registered_method=True)
         self.Simulate = channel.unary_stream(
                 '/rbee.v1.PolicyService/Simulate',
@@ -100,10 +110,22 @@ class PolicyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Save(self, request, context):
-        """Stores a new version of a policy.
+    def Test(self, request, context):
+        """Runs cases (a cluster, jobs, and what the policy is to do about them) against a policy's text; stores nothing.
 
-        INVALID_ARGUMENT: the text does not validate; see BadRequest. PERMISSION_DENIED: platform mode has one policy.
+        INVALID_ARGUMENT: the policy cannot be loaded or the cases cannot be read; see BadRequest. A case that fails is
+        answered, not an error. DEADLINE_EXCEEDED: POLICY_HANGS; look for a loop that never ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Save(self, request, context):
+        """Stores a new version of a policy. The same text again is the version it was; a suspended policy that is saved again
+        decides again.
+
+        INVALID_ARGUMENT: see BadRequest; POLICY_INVALID: the text does not validate. ALREADY_EXISTS: POLICY_VERSION_EXISTS; that version
+        has another text; leave the version out. PERMISSION_DENIED: platform mode has one policy.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,7 +134,11 @@ class PolicyServiceServicer:
     def Activate(self, request, context):
         """Lets a version decide from the next cycle on.
 
-        NOT_FOUND: POLICY_NOT_FOUND; list policies. PERMISSION_DENIED: platform mode has one policy.
+        Activated again, a suspended policy decides again.
+
+        NOT_FOUND: POLICY_NOT_FOUND; list policies. INVALID_ARGUMENT: POLICY_FAILED; its text cannot be loaded; save a
+        mended one. FAILED_PRECONDITION: NO_POLICIES_RUN; the queen runs with --scheduler simple. PERMISSION_DENIED: platform
+        mode has one policy.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +147,8 @@ class PolicyServiceServicer:
     def Rollback(self, request, context):
         """Lets the version decide that was active before.
 
-        FAILED_PRECONDITION: NOTHING_TO_ROLL_BACK; there was none. PERMISSION_DENIED: platform mode has one policy.
+        FAILED_PRECONDITION: NOTHING_TO_ROLL_BACK; there was none; or NO_POLICIES_RUN. PERMISSION_DENIED: platform mode has
+        one policy.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,10 +172,21 @@ class PolicyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStanding(self, request, context):
+        """Tells which policy decides and how it fares.
+
+        No errors of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Simulate(self, request, context):
         """Runs a policy over a recorded or synthetic workload on a virtual clock and streams progress, then the report.
 
-        INVALID_ARGUMENT: the cluster or the trace cannot be read; see BadRequest.
+        A caller that goes away ends it. INVALID_ARGUMENT: the policy, the cluster, the trace or the traffic cannot be read;
+        see BadRequest. RESOURCE_EXHAUSTED: SIMULATIONS_RUNNING; as many run as may; ask again. FAILED_PRECONDITION:
+        PLOT_MISSING; the queen's machine cannot draw.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -189,6 +227,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     request_deserializer=rbee_dot_v1_dot_policy__service__pb2.PolicyServiceValidateRequest.FromString,
                     response_serializer=rbee_dot_v1_dot_policy__service__pb2.PolicyServiceValidateResponse.SerializeToString,
             ),
+            'Test': grpc.unary_unary_rpc_method_handler(
+                    servicer.Test,
+                    request_deserializer=rbee_dot_v1_dot_policy__service__pb2.PolicyServiceTestRequest.FromString,
+                    response_serializer=rbee_dot_v1_dot_policy__service__pb2.PolicyServiceTestResponse.SerializeToString,
+            ),
             'Save': grpc.unary_unary_rpc_method_handler(
                     servicer.Save,
                     request_deserializer=rbee_dot_v1_dot_policy__service__pb2.PolicyServiceSaveRequest.FromString,
@@ -213,6 +256,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.Get,
                     request_deserializer=rbee_dot_v1_dot_policy__service__pb2.PolicyServiceGetRequest.FromString,
                     response_serializer=rbee_dot_v1_dot_policy__service__pb2.PolicyServiceGetResponse.SerializeToString,
+            ),
+            'GetStanding': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStanding,
+                    request_deserializer=rbee_dot_v1_dot_policy__service__pb2.PolicyServiceGetStandingRequest.FromString,
+                    response_serializer=rbee_dot_v1_dot_policy__service__pb2.PolicyServiceGetStandingResponse.SerializeToString,
             ),
             'Simulate': grpc.unary_stream_rpc_method_handler(
                     servicer.Simulate,
@@ -263,6 +311,33 @@ class PolicyService:
             '/rbee.v1.PolicyService/Validate',
             rbee_dot_v1_dot_policy__service__pb2.PolicyServiceValidateRequest.SerializeToString,
             rbee_dot_v1_dot_policy__service__pb2.PolicyServiceValidateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Test(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rbee.v1.PolicyService/Test',
+            rbee_dot_v1_dot_policy__service__pb2.PolicyServiceTestRequest.SerializeToString,
+            rbee_dot_v1_dot_policy__service__pb2.PolicyServiceTestResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -398,6 +473,33 @@ class PolicyService:
             '/rbee.v1.PolicyService/Get',
             rbee_dot_v1_dot_policy__service__pb2.PolicyServiceGetRequest.SerializeToString,
             rbee_dot_v1_dot_policy__service__pb2.PolicyServiceGetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStanding(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rbee.v1.PolicyService/GetStanding',
+            rbee_dot_v1_dot_policy__service__pb2.PolicyServiceGetStandingRequest.SerializeToString,
+            rbee_dot_v1_dot_policy__service__pb2.PolicyServiceGetStandingResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,20 +38,33 @@ class PolicyServiceStub:
 
     INVALID_ARGUMENT: the text is larger than 1 MiB. Faults in the text are answered, not errors.
     """
-    Save: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceSaveRequest, _policy_service_pb2.PolicyServiceSaveResponse]
-    """Stores a new version of a policy.
+    Test: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceTestRequest, _policy_service_pb2.PolicyServiceTestResponse]
+    """Runs cases (a cluster, jobs, and what the policy is to do about them) against a policy's text; stores nothing.
 
-    INVALID_ARGUMENT: the text does not validate; see BadRequest. PERMISSION_DENIED: platform mode has one policy.
+    INVALID_ARGUMENT: the policy cannot be loaded or the cases cannot be read; see BadRequest. A case that fails is
+    answered, not an error. DEADLINE_EXCEEDED: POLICY_HANGS; look for a loop that never ends.
+    """
+    Save: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceSaveRequest, _policy_service_pb2.PolicyServiceSaveResponse]
+    """Stores a new version of a policy. The same text again is the version it was; a suspended policy that is saved again
+    decides again.
+
+    INVALID_ARGUMENT: see BadRequest; POLICY_INVALID: the text does not validate. ALREADY_EXISTS: POLICY_VERSION_EXISTS; that version
+    has another text; leave the version out. PERMISSION_DENIED: platform mode has one policy.
     """
     Activate: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceActivateRequest, _policy_service_pb2.PolicyServiceActivateResponse]
     """Lets a version decide from the next cycle on.
 
-    NOT_FOUND: POLICY_NOT_FOUND; list policies. PERMISSION_DENIED: platform mode has one policy.
+    Activated again, a suspended policy decides again.
+
+    NOT_FOUND: POLICY_NOT_FOUND; list policies. INVALID_ARGUMENT: POLICY_FAILED; its text cannot be loaded; save a
+    mended one. FAILED_PRECONDITION: NO_POLICIES_RUN; the queen runs with --scheduler simple. PERMISSION_DENIED: platform
+    mode has one policy.
     """
     Rollback: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceRollbackRequest, _policy_service_pb2.PolicyServiceRollbackResponse]
     """Lets the version decide that was active before.
 
-    FAILED_PRECONDITION: NOTHING_TO_ROLL_BACK; there was none. PERMISSION_DENIED: platform mode has one policy.
+    FAILED_PRECONDITION: NOTHING_TO_ROLL_BACK; there was none; or NO_POLICIES_RUN. PERMISSION_DENIED: platform mode has
+    one policy.
     """
     List: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceListRequest, _policy_service_pb2.PolicyServiceListResponse]
     """Lists policies and their versions, by name, newest version first.
@@ -63,10 +76,17 @@ class PolicyServiceStub:
 
     NOT_FOUND: POLICY_NOT_FOUND; list policies.
     """
+    GetStanding: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceGetStandingRequest, _policy_service_pb2.PolicyServiceGetStandingResponse]
+    """Tells which policy decides and how it fares.
+
+    No errors of its own.
+    """
     Simulate: _grpc.UnaryStreamMultiCallable[_policy_service_pb2.PolicyServiceSimulateRequest, _policy_service_pb2.PolicyServiceSimulateResponse]
     """Runs a policy over a recorded or synthetic workload on a virtual clock and streams progress, then the report.
 
-    INVALID_ARGUMENT: the cluster or the trace cannot be read; see BadRequest.
+    A caller that goes away ends it. INVALID_ARGUMENT: the policy, the cluster, the trace or the traffic cannot be read;
+    see BadRequest. RESOURCE_EXHAUSTED: SIMULATIONS_RUNNING; as many run as may; ask again. FAILED_PRECONDITION:
+    PLOT_MISSING; the queen's machine cannot draw.
     """
     GetPlatformSource: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceGetPlatformSourceRequest, _policy_service_pb2.PolicyServiceGetPlatformSourceResponse]
     """Answers with the source of the built-in policy.
@@ -94,20 +114,33 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
 
     INVALID_ARGUMENT: the text is larger than 1 MiB. Faults in the text are answered, not errors.
     """
-    Save: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceSaveRequest, _policy_service_pb2.PolicyServiceSaveResponse]  # type: ignore[assignment]
-    """Stores a new version of a policy.
+    Test: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceTestRequest, _policy_service_pb2.PolicyServiceTestResponse]  # type: ignore[assignment]
+    """Runs cases (a cluster, jobs, and what the policy is to do about them) against a policy's text; stores nothing.
 
-    INVALID_ARGUMENT: the text does not validate; see BadRequest. PERMISSION_DENIED: platform mode has one policy.
+    INVALID_ARGUMENT: the policy cannot be loaded or the cases cannot be read; see BadRequest. A case that fails is
+    answered, not an error. DEADLINE_EXCEEDED: POLICY_HANGS; look for a loop that never ends.
+    """
+    Save: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceSaveRequest, _policy_service_pb2.PolicyServiceSaveResponse]  # type: ignore[assignment]
+    """Stores a new version of a policy. The same text again is the version it was; a suspended policy that is saved again
+    decides again.
+
+    INVALID_ARGUMENT: see BadRequest; POLICY_INVALID: the text does not validate. ALREADY_EXISTS: POLICY_VERSION_EXISTS; that version
+    has another text; leave the version out. PERMISSION_DENIED: platform mode has one policy.
     """
     Activate: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceActivateRequest, _policy_service_pb2.PolicyServiceActivateResponse]  # type: ignore[assignment]
     """Lets a version decide from the next cycle on.
 
-    NOT_FOUND: POLICY_NOT_FOUND; list policies. PERMISSION_DENIED: platform mode has one policy.
+    Activated again, a suspended policy decides again.
+
+    NOT_FOUND: POLICY_NOT_FOUND; list policies. INVALID_ARGUMENT: POLICY_FAILED; its text cannot be loaded; save a
+    mended one. FAILED_PRECONDITION: NO_POLICIES_RUN; the queen runs with --scheduler simple. PERMISSION_DENIED: platform
+    mode has one policy.
     """
     Rollback: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceRollbackRequest, _policy_service_pb2.PolicyServiceRollbackResponse]  # type: ignore[assignment]
     """Lets the version decide that was active before.
 
-    FAILED_PRECONDITION: NOTHING_TO_ROLL_BACK; there was none. PERMISSION_DENIED: platform mode has one policy.
+    FAILED_PRECONDITION: NOTHING_TO_ROLL_BACK; there was none; or NO_POLICIES_RUN. PERMISSION_DENIED: platform mode has
+    one policy.
     """
     List: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceListRequest, _policy_service_pb2.PolicyServiceListResponse]  # type: ignore[assignment]
     """Lists policies and their versions, by name, newest version first.
@@ -119,10 +152,17 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
 
     NOT_FOUND: POLICY_NOT_FOUND; list policies.
     """
+    GetStanding: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceGetStandingRequest, _policy_service_pb2.PolicyServiceGetStandingResponse]  # type: ignore[assignment]
+    """Tells which policy decides and how it fares.
+
+    No errors of its own.
+    """
     Simulate: _aio.UnaryStreamMultiCallable[_policy_service_pb2.PolicyServiceSimulateRequest, _policy_service_pb2.PolicyServiceSimulateResponse]  # type: ignore[assignment]
     """Runs a policy over a recorded or synthetic workload on a virtual clock and streams progress, then the report.
 
-    INVALID_ARGUMENT: the cluster or the trace cannot be read; see BadRequest.
+    A caller that goes away ends it. INVALID_ARGUMENT: the policy, the cluster, the trace or the traffic cannot be read;
+    see BadRequest. RESOURCE_EXHAUSTED: SIMULATIONS_RUNNING; as many run as may; ask again. FAILED_PRECONDITION:
+    PLOT_MISSING; the queen's machine cannot draw.
     """
     GetPlatformSource: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceGetPlatformSourceRequest, _policy_service_pb2.PolicyServiceGetPlatformSourceResponse]  # type: ignore[assignment]
     """Answers with the source of the built-in policy.
@@ -153,14 +193,27 @@ class PolicyServiceServicer:
         INVALID_ARGUMENT: the text is larger than 1 MiB. Faults in the text are answered, not errors.
         """
 
+    def Test(
+        self,
+        request: _policy_service_pb2.PolicyServiceTestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_service_pb2.PolicyServiceTestResponse, _abc.Awaitable[_policy_service_pb2.PolicyServiceTestResponse]]:
+        """Runs cases (a cluster, jobs, and what the policy is to do about them) against a policy's text; stores nothing.
+
+        INVALID_ARGUMENT: the policy cannot be loaded or the cases cannot be read; see BadRequest. A case that fails is
+        answered, not an error. DEADLINE_EXCEEDED: POLICY_HANGS; look for a loop that never ends.
+        """
+
     def Save(
         self,
         request: _policy_service_pb2.PolicyServiceSaveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policy_service_pb2.PolicyServiceSaveResponse, _abc.Awaitable[_policy_service_pb2.PolicyServiceSaveResponse]]:
-        """Stores a new version of a policy.
+        """Stores a new version of a policy. The same text again is the version it was; a suspended policy that is saved again
+        decides again.
 
-        INVALID_ARGUMENT: the text does not validate; see BadRequest. PERMISSION_DENIED: platform mode has one policy.
+        INVALID_ARGUMENT: see BadRequest; POLICY_INVALID: the text does not validate. ALREADY_EXISTS: POLICY_VERSION_EXISTS; that version
+        has another text; leave the version out. PERMISSION_DENIED: platform mode has one policy.
         """
 
     def Activate(
@@ -170,7 +223,11 @@ class PolicyServiceServicer:
     ) -> _typing.Union[_policy_service_pb2.PolicyServiceActivateResponse, _abc.Awaitable[_policy_service_pb2.PolicyServiceActivateResponse]]:
         """Lets a version decide from the next cycle on.
 
-        NOT_FOUND: POLICY_NOT_FOUND; list policies. PERMISSION_DENIED: platform mode has one policy.
+        Activated again, a suspended policy decides again.
+
+        NOT_FOUND: POLICY_NOT_FOUND; list policies. INVALID_ARGUMENT: POLICY_FAILED; its text cannot be loaded; save a
+        mended one. FAILED_PRECONDITION: NO_POLICIES_RUN; the queen runs with --scheduler simple. PERMISSION_DENIED: platform
+        mode has one policy.
         """
 
     def Rollback(
@@ -180,7 +237,8 @@ class PolicyServiceServicer:
     ) -> _typing.Union[_policy_service_pb2.PolicyServiceRollbackResponse, _abc.Awaitable[_policy_service_pb2.PolicyServiceRollbackResponse]]:
         """Lets the version decide that was active before.
 
-        FAILED_PRECONDITION: NOTHING_TO_ROLL_BACK; there was none. PERMISSION_DENIED: platform mode has one policy.
+        FAILED_PRECONDITION: NOTHING_TO_ROLL_BACK; there was none; or NO_POLICIES_RUN. PERMISSION_DENIED: platform mode has
+        one policy.
         """
 
     def List(
@@ -203,6 +261,16 @@ class PolicyServiceServicer:
         NOT_FOUND: POLICY_NOT_FOUND; list policies.
         """
 
+    def GetStanding(
+        self,
+        request: _policy_service_pb2.PolicyServiceGetStandingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_service_pb2.PolicyServiceGetStandingResponse, _abc.Awaitable[_policy_service_pb2.PolicyServiceGetStandingResponse]]:
+        """Tells which policy decides and how it fares.
+
+        No errors of its own.
+        """
+
     def Simulate(
         self,
         request: _policy_service_pb2.PolicyServiceSimulateRequest,
@@ -210,7 +278,9 @@ class PolicyServiceServicer:
     ) -> _typing.Union[_abc.Iterator[_policy_service_pb2.PolicyServiceSimulateResponse], _abc.AsyncIterator[_policy_service_pb2.PolicyServiceSimulateResponse]]:
         """Runs a policy over a recorded or synthetic workload on a virtual clock and streams progress, then the report.
 
-        INVALID_ARGUMENT: the cluster or the trace cannot be read; see BadRequest.
+        A caller that goes away ends it. INVALID_ARGUMENT: the policy, the cluster, the trace or the traffic cannot be read;
+        see BadRequest. RESOURCE_EXHAUSTED: SIMULATIONS_RUNNING; as many run as may; ask again. FAILED_PRECONDITION:
+        PLOT_MISSING; the queen's machine cannot draw.
         """
 
     def GetPlatformSource(

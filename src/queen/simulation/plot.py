@@ -1,9 +1,15 @@
-"""A simulation's report as a picture: what each worker did, and how many jobs waited, over time."""
+"""A simulation's report as a picture: what each worker did, and how many jobs waited, over time.
+
+Run as `python -m queen.simulation.plot`: the report comes as JSON on standard input, a PNG goes to standard output.
+This is a process of its own because drawing reads fonts, and the one that runs policies can open no file.
+"""
 
 from __future__ import annotations
 
+import io
+import json
+import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from wire import errors
@@ -14,8 +20,8 @@ _IDLE: Final = (0.88, 0.91, 0.95)
 _BUSY: Final = (0.10, 0.32, 0.62)
 
 
-def plot(report: Mapping[str, Any], path: Path) -> None:
-    """Writes a PNG: a lane for each worker, from pale (idle) to dark (all slots taken), and the queue below.
+def picture(report: Mapping[str, Any]) -> bytes:
+    """Returns a PNG: a lane for each worker, from pale (idle) to dark (all slots taken), and the queue below.
 
     Raises `WrongState` PLOT_MISSING when matplotlib is not installed.
     """
@@ -25,7 +31,8 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
         from matplotlib.patches import Patch
     except ImportError:
         raise errors.WrongState(
-            "a picture needs matplotlib, which is not installed: pip install 'rbee[plot]'", "PLOT_MISSING"
+            "a picture needs matplotlib, which is not installed where the queen runs: pip install 'rbee[plot]'",
+            "PLOT_MISSING",
         ) from None
     timeline = report["timeline"]
     lanes, column_minutes = timeline["lanes"], timeline["column_s"] / 60
@@ -49,7 +56,9 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
     times = [(column + 0.5) * column_minutes for column in range(len(timeline["queue"]))]
     queue.fill_between(times, timeline["queue"], step="mid", color=_BUSY, alpha=0.6)
     queue.set(ylabel="jobs waiting", xlabel="minutes", ylim=(0, None))
-    figure.savefig(path, format="png", dpi=120)
+    made = io.BytesIO()
+    figure.savefig(made, format="png", dpi=120)
+    return made.getvalue()
 
 
 def _colours(
@@ -65,3 +74,7 @@ def _colours(
         )
         colours.append((red, green, blue))
     return colours
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(picture(json.load(sys.stdin)))
