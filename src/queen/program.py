@@ -13,6 +13,7 @@ from typing import Final
 from queen.config import Settings
 from queen.core import admission
 from queen.core.model import HiveState, Worker
+from queen.core.tenants import day_of
 from queen.dispatch.callers import Callers
 from queen.dispatch.dispatcher import JobDispatcher
 from queen.dispatch.positions import Positions
@@ -29,6 +30,7 @@ from queen.provision.hives import LocalHives
 from queen.provision.workers import WorkerStarts
 from queen.registry.cluster import DEGRADED_AFTER_S, OFFLINE_AFTER_S, Cluster
 from queen.registry.jobs import JobTable
+from queen.registry.tenants import TenantTable
 from queen.scheduler.cycle import SchedulingCycle
 from queen.scheduler.policy import PolicyScheduler
 from queen.scheduler.simple import SimpleScheduler
@@ -40,6 +42,7 @@ from queen.services.jobs import JobService
 from queen.services.models import ModelService
 from queen.services.prompts import Prompts
 from queen.services.telemetry import TelemetryService
+from queen.services.tenants import TenantService
 from queen.services.workers import WorkerService
 from queen.storage.retention import Retention
 from queen.storage.store import SqlStore, open_in_time
@@ -132,7 +135,8 @@ class _Queen:
         self._woken = asyncio.Event()
         self._heard = asyncio.Event()
         self.cluster = Cluster(self._wake, store.save_hive)
-        self.jobs = JobTable(store, self._woken.set)
+        self.tenants = TenantTable(store, self.cluster.get_worker)
+        self.jobs = JobTable(store, self._woken.set, self.tenants)
         self._worker_links, self._hive_links = WorkerLinks(), HiveLinks()
         self._dispatcher = JobDispatcher(
             jobs=self.jobs,
@@ -176,6 +180,7 @@ class _Queen:
             clock=clock,
             new_id=new_id,
             woken=self._woken,
+            tenants=self.tenants,
         )
         self.positions = Positions(self.jobs, clock)
         self._models = Models(self.cluster, self._hive_links)
@@ -191,6 +196,7 @@ class _Queen:
             new_id=new_id,
             last_order=last_order,
             capacity=admission.capacity(settings.mode, settings.queue_capacity),
+            shared=self.tenants,
         )
         self._group = group
         self._settings = settings
@@ -202,12 +208,14 @@ class _Queen:
             return SimpleScheduler(self._sources.new_id)
         record = FlightRecord(Path(settings.policy_record)) if settings.policy_record else None
         self._policies = PolicyHost(platform=platform.source(), rows=Rows(), group=group, record=record)
-        return PolicyScheduler(self._policies, self._sources.new_id)
+        return PolicyScheduler(self._policies, self._sources.new_id, tenants=self.tenants)
 
     @classmethod
     async def build(cls, settings: Settings, sources: Sources, store: SqlStore, group: asyncio.TaskGroup) -> _Queen:
         """Returns a queen that knows what she knew before."""
         queen = cls(settings, sources, store, group, await store.last_order())
+        today = day_of(sources.clock.now())
+        queen.tenants.restore(await store.list_tenants(), await store.usage_of(today, today), today)
         hives = await store.list_hives()
         for hive in hives:
             queen.cluster.register_hive(hive)
@@ -269,6 +277,7 @@ class _Queen:
             "WorkerService",
             WorkerService(cluster=self.cluster, starts=self._starts, models=self._models, clock=clock),
         )
+        serve("TenantService", TenantService(self.tenants, self._store, clock))
         serve("ModelService", ModelService(self.cluster, self._models))
         serve(
             "TelemetryService",

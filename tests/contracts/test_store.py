@@ -25,6 +25,7 @@ from queen.core.model import (
     Proposal,
     Usage,
 )
+from queen.core.tenants import Quota, Tenant, TenantUsage
 from queen.storage.retention import Retention
 from queen.storage.store import open_store
 from wire import errors
@@ -438,3 +439,34 @@ async def test_a_queen_serves_over_postgresql_and_keeps_her_jobs(postgres, tmp_p
                 await client.infer(model="rbee-tiny", prompt="What is a hive?", max_tokens=4).text()
                 last = [one.id async for one in client.list_jobs()]
     assert len(last) == 2, "the second queen knows the first one's job"
+
+
+async def test_a_tenant_and_what_it_used_come_back_as_they_were(store):
+    lab = Tenant("lab", "The lab", 2.5, Quota(4, 10**12, 24_000, ("small", "file:/a.gguf")), 12.5, "r-1")
+    for tenant in (Tenant("other"), Tenant("lab"), lab):
+        store.save_tenant(tenant)
+    for day in (1, 2, 3):
+        store.save_usage("lab", day, TenantUsage(0, 0, 1))
+        store.save_usage("lab", day, TenantUsage(10**11, day, 2))
+    store.save_usage("other", 2, TenantUsage(1, 1, 1))
+    await store.flush()
+    assert await store.list_tenants() == [lab, Tenant("other")]
+    assert await store.usage_of(2, 3) == {"lab": TenantUsage(2 * 10**11, 5, 4), "other": TenantUsage(1, 1, 1)}
+    assert await store.usage_of(4, 9) == {}
+
+
+async def test_decisions_are_listed_newest_first_by_job_and_policy(store):
+    for n in range(6):
+        proposal = Proposal("job-1" if n % 2 else "", Action.WAIT, "full")
+        store.save_decision(Decision(f"dec-{n}", proposal, "mine" if n < 4 else "platform", "1", float(n // 2), 0.1))
+    await store.flush()
+
+    async def ids(before=None, limit=9, **filters):
+        chosen = {"job_id": "", "policy": "", **filters}
+        return [one.id[-1] for one in await store.find_decisions(**chosen, before=before, limit=limit)]
+
+    assert await ids() == list("543210")
+    assert await ids(before=(2.0, "dec-5"), limit=2) == list("43")
+    assert await ids(before=(1.0, "dec-3")) == list("210")
+    assert await ids(job_id="job-1") == list("531")
+    assert await ids(policy="mine") == list("3210")

@@ -53,6 +53,14 @@ class Decider(Protocol):
         ...
 
 
+class TenantRows(Protocol):
+    """What policies see of the tenants."""
+
+    def changed_rows(self, now: float) -> dict[str, dict[str, object]]:
+        """Returns the rows of the tenants that have changed since the last call, by id."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyStanding:
     """How the active policy fares, for `rbee status`. `last_failure` is "" when it never failed."""
@@ -68,11 +76,19 @@ class PolicyScheduler:
     """Proposes what the active policy decides; where it fails, what the platform policy decides, in the same cycle.
 
     `name` and `version` are those of the policy that decided last. `new_id` names workers to start. `explains` False:
-    proposals come without the candidates.
+    proposals come without the candidates. `tenants`: None where there is but one.
     """
 
-    def __init__(self, decider: Decider, new_id: Callable[[str], str], *, explains: bool = True) -> None:
+    def __init__(
+        self,
+        decider: Decider,
+        new_id: Callable[[str], str],
+        *,
+        tenants: TenantRows | None = None,
+        explains: bool = True,
+    ) -> None:
         self._decider = decider
+        self._tenants = tenants
         self._explains = explains
         self._new_id = new_id
         self._cluster: ClusterView | None = None
@@ -101,7 +117,7 @@ class PolicyScheduler:
 
     async def decide(self, queue: Sequence[Job], cluster: ClusterView, now: float) -> list[Proposal]:
         """Returns one proposal per job of `queue`, and evictions and preloads that are about no job."""
-        self._mirrored(cluster).sync(queue)
+        self._mirrored(cluster, now).sync(queue)
         if self._active != PLATFORM and not self._suspension.suspended:
             try:
                 outcome = await self._ask(queue, now, self._decider.decide)
@@ -131,7 +147,7 @@ class PolicyScheduler:
         """Returns evictions and preloads for a time when nothing waits."""
         if not self._answers("on_idle"):
             return []
-        self._mirrored(cluster).sync(())
+        self._mirrored(cluster, now).sync(())
         try:
             outcome = await self._decider.call("on_idle", _ms(now), _ms(now))
             return Round((), cluster, self._new_id, outcome).proposals()
@@ -168,7 +184,7 @@ class PolicyScheduler:
     ) -> tuple[bool, str]:
         if not self._answers(name):
             return True, ""
-        mirror = self._mirrored(cluster)
+        mirror = self._mirrored(cluster, now)
         mirror.write_job(job)
         try:
             outcome = await self._decider.call(
@@ -184,7 +200,9 @@ class PolicyScheduler:
     def _answers(self, name: str) -> bool:
         return name in self._entry_points and not self._suspension.suspended
 
-    def _mirrored(self, cluster: ClusterView) -> Mirror:
+    def _mirrored(self, cluster: ClusterView, now: float) -> Mirror:
+        for tenant_id, row in self._tenants.changed_rows(now).items() if self._tenants else ():
+            self._decider.rows.put("tenants", tenant_id, row)
         if self._mirror is None or cluster is not self._cluster:
             self._cluster, self._mirror = cluster, Mirror(cluster, self._decider.rows)
         return self._mirror

@@ -18,7 +18,6 @@ from rbee.v1 import (
     policy_service_pb2_grpc,
     telemetry_service_pb2,
     tenant_service_pb2,
-    tenant_service_pb2_grpc,
     worker_service_pb2,
 )
 from wire.server import Server
@@ -51,5 +50,4 @@ def add_unserved(server: Server) -> None:
     """Adds the services whose time has not come; each rpc answers UNIMPLEMENTED and says what it will do."""
     add = adder(server)
     add("PolicyService", policy_service_pb2_grpc.PolicyServiceServicer())
-    add("TenantService", tenant_service_pb2_grpc.TenantServiceServicer())
     add("LogService", log_service_pb2_grpc.LogServiceServicer())

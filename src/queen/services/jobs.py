@@ -18,6 +18,7 @@ from queen.registry.jobs import JobTable, LiveJob
 from queen.services import convert, paging
 from queen.services.inference import attend
 from queen.services.intake import Intake
+from queen.services.tenants import named_by
 from rbee.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
 from wire import errors, status
 from wire.clock import Clock
@@ -56,7 +57,9 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         known = await self._intake.known(request.request_id)
         if known is None:
             self._store.check_writable()  # what could not be acknowledged is better not begun
-            known = await self._intake.accept(request.job, request.request_id, detached=True)
+            known = await self._intake.accept(
+                request.job, request.request_id, detached=True, tenant_id=named_by(context)
+            )
         job = known.job if isinstance(known, LiveJob) else known
         await self._store.flush()
         return pb.JobServiceSubmitResponse(job=await self._message(job))
@@ -73,7 +76,9 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         answer = pb.JobServiceSubmitBatchResponse()
         for number, one in enumerate(request.jobs, start=1):
             try:
-                found = known.get(one.request_id) or await self._intake.accept(one.job, one.request_id, detached=True)
+                found = known.get(one.request_id) or await self._intake.accept(
+                    one.job, one.request_id, detached=True, tenant_id=named_by(context)
+                )
             except errors.RbeeError as error:
                 answer.results.append(convert.refused(error))
                 continue

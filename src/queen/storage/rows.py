@@ -21,6 +21,7 @@ from queen.core.model import (
     Proposal,
     Usage,
 )
+from queen.core.tenants import Quota, Tenant, TenantUsage
 
 Row = dict[str, Any]
 
@@ -170,3 +171,26 @@ def to_output(row: Mapping[str, Any]) -> tuple[int, list[bytes]]:
     """Returns the sequence of the first event of a row, and the events."""
     ends = accumulate(row["lengths"], initial=0)
     return row["first_sequence"], [row["frames"][start:end] for start, end in pairwise(ends)]
+
+
+_QUOTA = ("max_concurrent_jobs", "max_tokens_daily", "max_vram_mb")
+
+
+def from_tenant(tenant: Tenant) -> Row:
+    """Returns a tenant's row."""
+    return {
+        **{name: getattr(tenant, name) for name in ("id", "name", "weight", "create_time", "request_id")},
+        **{name: getattr(tenant.quota, name) for name in _QUOTA},
+        "allowed_models": list(tenant.quota.allowed_models),
+    }
+
+
+def to_tenant(row: Mapping[str, Any]) -> Tenant:
+    """Returns the tenant of a row."""
+    quota = Quota(**{name: row[name] for name in _QUOTA}, allowed_models=tuple(row["allowed_models"]))
+    return Tenant(row["id"], row["name"], row["weight"], quota, row["create_time"], row["request_id"])
+
+
+def from_usage(tenant_id: str, day: int, usage: TenantUsage) -> Row:
+    """Returns the row of what a tenant used on a day."""
+    return {"tenant_id": tenant_id, "day": day, **_fields(usage)}

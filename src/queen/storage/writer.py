@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from queen.storage.tables import DECISIONS, HIVES, JOB_OUTPUTS, JOB_REQUESTS, JOBS
+from queen.storage.tables import DECISIONS, HIVES, JOB_OUTPUTS, JOB_REQUESTS, JOBS, TENANTS, USAGE
 from queen.storage.trouble import RETRY_AFTER_S, unavailable
 from wire import errors
 
@@ -31,7 +31,7 @@ Row = dict[str, Any]
 Written = Callable[[], Row]
 """Makes a row when it is written: of the many states of a job most are replaced before that."""
 
-_WRITTEN: Final[tuple[Table, ...]] = (JOBS, JOB_REQUESTS, JOB_OUTPUTS, DECISIONS, HIVES)
+_WRITTEN: Final[tuple[Table, ...]] = (JOBS, JOB_REQUESTS, JOB_OUTPUTS, DECISIONS, HIVES, TENANTS, USAGE)
 _DELETES: Final = {
     table.name: delete(table).where(next(iter(table.primary_key)) == bindparam("gone")) for table in _WRITTEN
 }
