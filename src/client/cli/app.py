@@ -11,7 +11,7 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from client.cli import hive, jobs, model, worker
+from client.cli import hive, jobs, model, tenant, worker
 from client.cli.call import Settings
 from client.cli.down import down
 from client.cli.infer import infer
@@ -40,6 +40,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(hive.app, name="hive")
 app.add_typer(worker.app, name="worker")
 app.add_typer(model.app, name="model")
+app.add_typer(tenant.app, name="tenant")
 
 
 def _print_version(wanted: bool) -> None:

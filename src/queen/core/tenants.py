@@ -137,8 +137,8 @@ def admission_refusal(
         )
     midnight_s = DAY_S - now % DAY_S
     return errors.NoCapacity(
-        f"tenant {tenant.id} has used, or its jobs may take, {promised_tokens:,} of {daily:,} tokens of today, and this one "
-        f"may take {asked:,}; a new day begins in {midnight_s / 3600:.1f} h (UTC). "
+        f"tenant {tenant.id} has used, or its jobs may take, {promised_tokens:,} of {daily:,} tokens of today, "
+        f"and this one may take {asked:,}; a new day begins in {midnight_s / 3600:.1f} h (UTC). "
         f"See: rbee tenant show {tenant.id}",
         "QUOTA_EXCEEDED",
         retry_after_s=midnight_s,
