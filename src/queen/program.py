@@ -269,6 +269,8 @@ class _Queen:
                 callers=self._callers,
                 store=self._store,
                 clock=clock,
+                cluster=self.cluster,
+                tenants=self.tenants,
             ),
             {"Watch"},
         )

@@ -17,6 +17,7 @@ from client.cli.down import down
 from client.cli.infer import infer
 from client.cli.status import status
 from client.cli.up import up
+from client.cli.why import why
 from client.render import trouble
 from wire import errors
 
@@ -36,6 +37,7 @@ app.command()(up)
 app.command()(down)
 app.command()(status)
 app.command()(infer)
+app.command()(why)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(hive.app, name="hive")
 app.add_typer(worker.app, name="worker")
