@@ -205,7 +205,7 @@ class _Queen:
 
     def _make_scheduler(self, settings: Settings, group: asyncio.TaskGroup) -> SimpleScheduler | PolicyScheduler:
         if settings.scheduler == "simple":
-            return SimpleScheduler(self._sources.new_id)
+            return SimpleScheduler(self._sources.new_id, self.tenants)
         record = FlightRecord(Path(settings.policy_record)) if settings.policy_record else None
         self._policies = PolicyHost(platform=platform.source(), rows=Rows(), group=group, record=record)
         return PolicyScheduler(self._policies, self._sources.new_id, tenants=self.tenants)

@@ -71,7 +71,7 @@ def test_a_quota_that_holds_it_up_comes_before_a_slot():
     refused = decision(Action.DISPATCH, "first idle", taken, worker="w1", refusal="tenant lab runs 2 of 2 jobs")
     lab = Tenant("lab", quota=Quota(max_concurrent_jobs=2))
     found = change(World(), waiting(), refused, tenants=[lab])
-    assert found == "would start at once with one more job at once for tenant lab: rbee tenant set lab --max-jobs 3"
+    assert found == "would start at once had tenant lab room for one more running job: rbee tenant set lab --max-jobs 3"
     wait = decision(Action.WAIT, "tenant lab uses 300 of 400 MB")
     assert "--max-vram" in change(World(), waiting(), wait, tenants=[lab])
     wait = decision(Action.WAIT, "tenant lab has used 90 of 100 tokens today")

@@ -57,7 +57,7 @@ class Rethought:
         said = decision.refusal or decision.proposal.reason
         most, change = tenant.quota.max_concurrent_jobs, f"rbee tenant set {tenant.id}"
         if said.startswith(f"tenant {tenant.id} runs ") and most is not None:
-            return f"{self._would} with one more job at once for tenant {tenant.id}: {change} --max-jobs {most + 1}"
+            return f"{self._would} had tenant {tenant.id} room for one more running job: {change} --max-jobs {most + 1}"
         if said.startswith(f"tenant {tenant.id} uses "):
             return f"{self._would} with more memory for tenant {tenant.id}: {change} --max-vram SIZE"
         if said.startswith(f"tenant {tenant.id} has "):
