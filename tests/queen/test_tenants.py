@@ -205,6 +205,7 @@ def test_policies_see_what_has_changed_and_all_anew_on_another_day():
         "tokens_used_today": 12,
         "quota_tokens_daily": 1000,
         "quota_used": 200,
+        "worker_ids": ["w1"],
         "quota_vram": 700,
         "tokens_counter": 7,
     }

@@ -165,6 +165,7 @@ class TenantTable:
             "tokens_used_today": load.tokens,
             "quota_tokens_daily": tenant.quota.max_tokens_daily,
             "quota_used": sum(load.vram_mb.values()),
+            "worker_ids": sorted(load.vram_mb),
             "quota_vram": tenant.quota.max_vram_mb,
             "tokens_counter": self._shares.served(tenant_id),
         }
