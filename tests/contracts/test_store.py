@@ -26,8 +26,11 @@ from queen.core.model import (
     Usage,
 )
 from queen.core.tenants import Quota, Tenant, TenantUsage
+from queen.services import paging
+from queen.services.decisions import list_decisions
 from queen.storage.retention import Retention
 from queen.storage.store import open_store
+from rbee.v1 import policy_service_pb2
 from wire import errors
 from worlds import job
 
@@ -470,3 +473,19 @@ async def test_decisions_are_listed_newest_first_by_job_and_policy(store):
     assert await ids(before=(1.0, "dec-3")) == list("210")
     assert await ids(job_id="job-1") == list("531")
     assert await ids(policy="mine") == list("3210")
+
+
+async def test_a_list_of_decisions_is_paged_without_gaps_and_repeats(store):
+    for n in range(7):
+        store.save_decision(Decision(f"dec-{n}", Proposal("", Action.WAIT, "full"), "mine", "1", float(n // 3), 0.1))
+    request, seen = policy_service_pb2.PolicyServiceListDecisionsRequest(page_size=2), []
+    while True:
+        page = await list_decisions(store, request)
+        seen += [one.id[-1] for one in page.decisions]
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    assert seen == list("6543210")
+    request.page_token = paging.token("nonsense")
+    with pytest.raises(errors.Invalid):
+        await list_decisions(store, request)

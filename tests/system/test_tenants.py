@@ -4,6 +4,7 @@ import json
 import time
 
 import grpc
+import psutil
 import pytest
 
 from programs import rbee, running_queen, wait_for
@@ -152,6 +153,32 @@ def test_tokens_are_counted_once_and_the_day_is_over_when_they_are_used_also_aft
             assert refused(channel, job_of("lap", 1)).metadata == {"nearest": "lab"}
             assert refused(channel, job_of("", 1), tenant_id="nobody").reason == "TENANT_NOT_FOUND"
             assert usage(channel, "default").jobs == 0
+
+
+def test_no_token_is_lost_or_counted_twice_when_worker_and_queen_are_killed(tmp_path):
+    with running_queen(tmp_path, "--scheduler", "policy") as queen:
+        with grpc.insecure_channel(queen.address, options=CHANNEL_OPTIONS) as channel:
+            spawn(channel, slots=4, tokens_per_second=100)
+            spawn(channel, slots=4, tokens_per_second=100)
+            create(channel, "lab")
+            hand_in(channel, *[job_of("lab", 30) for _ in range(40)])
+            wait_for(lambda: len(completed(channel)) >= 4, "some have ended")
+            (victim, *_) = (
+                worker_service_pb2_grpc.WorkerServiceStub(channel)
+                .List(worker_service_pb2.WorkerServiceListRequest(), timeout=10)
+                .workers
+            )
+            psutil.Process(victim.pid).kill()
+            wait_for(lambda: len(completed(channel)) >= 12, "the others go on")
+        queen.kill()
+        queen.start()
+        with grpc.insecure_channel(queen.address, options=CHANNEL_OPTIONS) as channel:
+            wait_for(lambda: len(completed(channel)) == 40, "all have ended", 60)
+            used, ended = usage(channel, "lab"), completed(channel)
+            assert sum(len(job.attempts) > 1 for job in ended) >= 1, "some were tried again"
+            assert used.jobs == 40
+            assert used.completion_tokens == sum(job.usage.completion_tokens for job in ended) == 40 * 30
+            assert used.prompt_tokens == sum(job.usage.prompt_tokens for job in ended)
 
 
 def infer(channel, spec, tenant_id=""):

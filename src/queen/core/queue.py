@@ -173,9 +173,9 @@ class JobQueue:
     """The waiting jobs in queue order, by their ids. Pure: the same calls give the same order.
 
     Within a class each tenant has its turn, and each session of a tenant, so that one with a thousand jobs keeps no
-    other waiting; jobs without a session share one, so that among a tenant's the oldest is next. A batch job that has waited
-    `PROMOTE_AFTER_S` joins the interactive ones, once, as a session of its own kind: old batch jobs alternate with
-    interactive ones.
+    other waiting; jobs without a session share one, so that among a tenant's the oldest is next. A batch job that has
+    waited `PROMOTE_AFTER_S` joins the interactive ones, once, as a session of its own kind: old batch jobs alternate
+    with interactive ones.
     """
 
     def __init__(self) -> None:

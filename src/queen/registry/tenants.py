@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from queen.core.model import Job, Usage, Worker
@@ -26,11 +26,33 @@ class TenantJournal(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Running:
-    worker_id: str
-    memory_mb: int
-    tokens: int
+    """What a tenant has on workers, added up as it changes: each cycle asks, and must not count thousands of jobs."""
+
+    jobs: dict[str, tuple[str, int]] = field(default_factory=dict)  # job -> (worker, tokens it may take)
+    on: Counter[str] = field(default_factory=Counter)  # worker -> jobs
+    memory_mb: dict[str, int] = field(default_factory=dict)  # by worker
+    vram_mb: int = 0
+    tokens: int = 0
+
+    def add(self, job_id: str, worker_id: str, memory_mb: int, tokens: int) -> None:
+        self.jobs[job_id] = worker_id, tokens
+        self.tokens += tokens
+        self.on[worker_id] += 1
+        if worker_id not in self.memory_mb:
+            self.memory_mb[worker_id] = memory_mb
+            self.vram_mb += memory_mb
+
+    def remove(self, job_id: str) -> None:
+        if job_id not in self.jobs:
+            return
+        worker_id, tokens = self.jobs.pop(job_id)
+        self.tokens -= tokens
+        self.on[worker_id] -= 1
+        if not self.on[worker_id]:
+            del self.on[worker_id]
+            self.vram_mb -= self.memory_mb.pop(worker_id)
 
 
 class TenantTable:
@@ -43,7 +65,7 @@ class TenantTable:
         self._journal = journal
         self._get_worker = get_worker
         self._tenants: dict[str, Tenant] = {DEFAULT: Tenant(DEFAULT, "default")}
-        self._running: dict[str, dict[str, _Running]] = {}
+        self._running: defaultdict[str, _Running] = defaultdict(_Running)
         self._promised: Counter[str] = Counter()  # tokens of all jobs not at rest
         self._used: dict[str, tuple[int, TenantUsage]] = {}  # (day, what was used on it)
         self._weights: dict[str, float] = {}
@@ -91,9 +113,9 @@ class TenantTable:
 
     def load(self, tenant_id: str, now: float) -> Load:
         """Returns what a tenant has now."""
-        running = self._running.get(tenant_id, {})
-        tokens = self._used_on(tenant_id, day_of(now)).tokens + sum(one.tokens for one in running.values())
-        return Load(len(running), {one.worker_id: one.memory_mb for one in running.values()}, tokens)
+        running = self._running[tenant_id]
+        used = self._used_on(tenant_id, day_of(now)).tokens
+        return Load(len(running.jobs), dict(running.memory_mb), used + running.tokens)
 
     def promised_tokens(self, tenant_id: str, now: float) -> int:
         """Returns the tokens of today that a tenant has used or that its jobs may take."""
@@ -115,15 +137,14 @@ class TenantTable:
         """A worker was given a job."""
         worker = self._get_worker(job.attempt.worker_id)
         memory_mb = 0 if worker is None else worker.spec.memory_mb
-        running = _Running(job.attempt.worker_id, memory_mb, tokens_of(job))
-        self._running.setdefault(job.tenant_id, {})[job.id] = running
+        self._running[job.tenant_id].add(job.id, job.attempt.worker_id, memory_mb, tokens_of(job))
         if len(job.attempts) == 1:
             self._shares.read(job.tenant_id, job.asks.prompt_tokens or 0)
         self.touched[job.tenant_id] = None
 
     def returned(self, job: Job) -> None:
         """A job is in the queue again."""
-        self._running.get(job.tenant_id, {}).pop(job.id, None)
+        self._running[job.tenant_id].remove(job.id)
         self.touched[job.tenant_id] = None
 
     def ended(self, job: Job, now: float) -> None:
@@ -156,16 +177,16 @@ class TenantTable:
 
     def _row(self, tenant_id: str, now: float) -> dict[str, object]:
         tenant = self._tenants.get(tenant_id) or Tenant(tenant_id, tenant_id)
-        load = self.load(tenant_id, now)
+        running, quota = self._running[tenant_id], tenant.quota
         return {
             "name": tenant.name or tenant_id,
             "weight": self._weights.get(tenant_id, tenant.weight),
-            "concurrent_jobs": load.jobs,
-            "quota_max_concurrent_jobs": tenant.quota.max_concurrent_jobs,
-            "tokens_used_today": load.tokens,
-            "quota_tokens_daily": tenant.quota.max_tokens_daily,
-            "quota_used": sum(load.vram_mb.values()),
-            "worker_ids": sorted(load.vram_mb),
-            "quota_vram": tenant.quota.max_vram_mb,
+            "concurrent_jobs": len(running.jobs),
+            "quota_max_concurrent_jobs": quota.max_concurrent_jobs,
+            "tokens_used_today": self._used_on(tenant_id, day_of(now)).tokens + running.tokens,
+            "quota_tokens_daily": quota.max_tokens_daily,
+            "quota_used": running.vram_mb,
+            "worker_ids": None if quota.max_vram_mb is None else sorted(running.memory_mb),
+            "quota_vram": quota.max_vram_mb,
             "tokens_counter": self._shares.served(tenant_id),
         }
