@@ -2,7 +2,8 @@
 --
 --   1. Order.   The queue comes ordered: interactive before batch, a batch job that has waited long among the
 --               interactive ones, and the older first. Between tenants each class is shared fairly.
---   2. Quotas.  A job whose tenant runs as many jobs as it may waits.
+--   2. Quotas.  A job whose tenant runs as many jobs as it may waits, and one that would need a worker with more memory
+--               than its tenant has left; a worker that runs jobs of the tenant already takes no more.
 --   3. Worker.  Of the workers that have the model and a free slot: the one that served this session last, or this
 --               prompt's beginning (its KV cache still holds it), else the least loaded, else the one with the most free
 --               memory, else the first by id.
@@ -31,7 +32,7 @@ local given
 local function nothing_given()
   return {
     slots = {}, evicted = {}, held = {}, tiers = {}, -- by worker, by worker, by worker, by model
-    jobs = {}, tokens = {}, -- by tenant
+    jobs = {}, tokens = {}, vram = {}, held_by = {}, -- by tenant
     memory = {}, -- by place
     explained = 0, -- candidates
     outcome = {}, wanted = {}, -- by model: what the first job that found no worker came to; whether jobs wait for it
@@ -87,6 +88,49 @@ local function quota_reason(context, job)
   if most and running >= most then return ("tenant %s runs %.0f of %.0f jobs"):format(tenant.id, running, most) end
 end
 
+local function memory_of(worker) return worker.memory_claimed_mb or worker.vram_mb or worker.rss_mb or 0 end
+
+local function contains(list, value)
+  for _, each in ipairs(list) do
+    if each == value then return true end
+  end
+  return false
+end
+
+-- Whether a tenant has a job on a worker, which it then pays for already.
+local function holds(tenant, worker)
+  local held = given.held_by[tenant.id]
+  return (held and held[worker.id]) or contains(tenant.worker_ids, worker.id)
+end
+
+-- Returns why a tenant may not make a worker of so much memory busy, or have one started; nil when it may.
+local function vram_reason(tenant, memory)
+  local most = tenant and tenant.quota_vram
+  if most == nil then return nil end
+  local used = (tenant.quota_used or 0) + (given.vram[tenant.id] or 0)
+  if used + memory <= most then return nil end
+  return ("tenant %s uses %.0f of %.0f MB, the worker has %.0f MB"):format(tenant.id, used, most, memory)
+end
+
+-- Returns the workers a tenant may use, and why not the others.
+local function within_vram(tenant, workers)
+  if tenant == nil or tenant.quota_vram == nil then return workers, nil end
+  local why
+  local allowed = workers:filter(function(worker)
+    local over = not holds(tenant, worker) and vram_reason(tenant, memory_of(worker))
+    why = over or why
+    return not over
+  end)
+  return allowed, why
+end
+
+local function note_vram(tenant, worker)
+  if tenant == nil or tenant.quota_vram == nil or holds(tenant, worker) then return end
+  given.held_by[tenant.id] = given.held_by[tenant.id] or {}
+  given.held_by[tenant.id][worker.id] = true
+  count(given.vram, tenant.id, memory_of(worker))
+end
+
 -- 3. Worker -----------------------------------------------------------------------------------------------------------
 
 local function free_slots(worker) return (worker.slots_available or 0) - (given.slots[worker.id] or 0) end
@@ -117,16 +161,22 @@ local function lowest_tier(workers)
   return tier
 end
 
+-- Returns the place of the roomiest worker of a tier.
+local function roomiest_place(tier)
+  local best
+  for place, worker in ipairs(tier) do
+    if best == nil or roomier(worker, tier[best]) then best = place end
+  end
+  return best
+end
+
 local function least_loaded(model, workers)
   local tier = given.tiers[model]
   if tier == nil or #tier == 0 then
     -- The first of a tier is found by looking, not by sorting: most cycles place one job of a model.
     tier = lowest_tier(workers)
     given.tiers[model] = tier
-    local best
-    for place, worker in ipairs(tier) do
-      if best == nil or roomier(worker, tier[best]) then best = place end
-    end
+    local best = roomiest_place(tier)
     return best and table.remove(tier, best)
   end
   if not tier.sorted then
@@ -138,16 +188,26 @@ local function least_loaded(model, workers)
   return least_loaded(model, workers) -- affinity has given it a job meanwhile
 end
 
--- Returns the worker for a job and why it; nil when none of `workers` has a free slot.
-local function choose(context, job, workers)
+-- Returns the worker for a job and why it; nil when none of `workers` has a free slot. `some`: they are not all workers
+-- with its model.
+local function choose(context, job, workers, some)
   for _, affinity in ipairs({
     { job.session_last_worker, "it served this session last" },
     { job.prefix_last_worker, "it has read this prompt's beginning" },
   }) do
     local worker = context.workers:get(affinity[1])
-    if worker and worker.model == job.model and has_room(worker) then return worker, affinity[2] end
+    local function is_it(each) return each.id == worker.id end
+    if worker and worker.model == job.model and has_room(worker) and (not some or workers:any(is_it)) then
+      return worker, affinity[2]
+    end
   end
-  local worker = least_loaded(job.model, workers)
+  local worker
+  if some then
+    local tier = lowest_tier(workers)
+    worker = tier[roomiest_place(tier)]
+  else
+    worker = least_loaded(job.model, workers)
+  end
   return worker, worker and ("least loaded, %.0f of %.0f slots free"):format(free_slots(worker), worker.slots_total)
 end
 
@@ -172,8 +232,6 @@ local function is_on(worker, place)
   end
   return false
 end
-
-local function memory_of(worker) return worker.memory_claimed_mb or worker.vram_mb or worker.rss_mb or 0 end
 
 -- Sets how much of a place's memory is free and promised to nobody, how much is about to be freed, MB, and who is there.
 -- Workers that load do not show in the free memory yet.
@@ -370,17 +428,25 @@ local function decide(context, job)
   local earlier = given.outcome[job.model]
   if earlier then return { likewise(earlier, job) } end
 
-  local workers = find_workers_by_model(job.model)
+  local tenant, workers = context.tenants:get(job.tenant_id), find_workers_by_model(job.model)
   explain_workers(job, workers)
-  local worker, why = choose(context, job, workers)
+  local allowed, too_large = within_vram(tenant, workers)
+  local worker, why = choose(context, job, allowed, too_large ~= nil)
   if worker then
     local tenant_id = job.tenant_id or ""
+    note_vram(tenant, worker)
     count(given.slots, worker.id)
     count(given.jobs, tenant_id)
     count(given.tokens, tenant_id,
       PROMPT_TOKEN * (job.prompt_tokens or 0) + ANSWER_TOKEN * (job.max_tokens or EXPECTED_ANSWER))
     return { dispatch(job, worker, why) }
   end
+  if allowed:is_empty() then
+    -- Not an outcome for the model: the next job may be of a tenant that has room.
+    local over_vram = too_large or vram_reason(tenant, job.estimated_vram_mb or 0)
+    if over_vram then return { wait(over_vram, nil, job) } end
+  end
+  if too_large then return { wait("the workers with " .. job.model .. " that its tenant may use are taken", nil, job) } end
   local decisions = without_worker(context, job, workers)
   given.outcome[job.model] = decisions[#decisions]
   return decisions

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, Unpack
 from client.answer import Answer, Piece
 from client.client import DEFAULT_ADDRESS, Client
 from client.job import JobOptions
-from rbee.v1 import event_pb2, hive_pb2, job_pb2, model_pb2, worker_pb2
+from rbee.v1 import event_pb2, hive_pb2, job_pb2, job_service_pb2, model_pb2, worker_pb2
 
 Item = TypeVar("Item")
 
@@ -149,6 +149,10 @@ class SyncClient:
     ) -> Iterator[job_pb2.Job]:
         """Yields jobs, newest first."""
         return self._loop.each(self._client.list_jobs(states=states, tenant=tenant, model=model, page_size=page_size))
+
+    def explain(self, job_id: str) -> job_service_pb2.JobServiceExplainResponse:
+        """Returns in words why a job ran where and when it did, or why it still waits."""
+        return self._loop.wait(self._client.explain(job_id))
 
     def cancel(self, job_id: str) -> job_pb2.Job:
         """Cancels a job and returns it."""

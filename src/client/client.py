@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2
 from client.answer import CANCEL_TIMEOUT_S, Answer, Call, Stream
 from client.job import JobOptions, job_spec
 from client.policies import PolicyCalls
+from client.tenants import Tenants
 from rbee.v1 import (
     hive_pb2,
     hive_service_pb2,
@@ -157,6 +158,10 @@ class Client:
             for job in page.jobs:
                 yield job
 
+    async def explain(self, job_id: str) -> job_service_pb2.JobServiceExplainResponse:
+        """Returns in words why a job ran where and when it did, or why it still waits."""
+        return await self._ask(self._jobs.Explain, job_service_pb2.JobServiceExplainRequest(job_id=job_id))
+
     async def cancel(self, job_id: str) -> job_pb2.Job:
         """Cancels a job and returns it; a job at rest stays as it is."""
         return await self._cancel(job_id)
@@ -253,6 +258,11 @@ class Client:
         return PolicyCalls(self._channel, self._ask, self._pages, self._explain)
 
     # --- the queen herself ---
+
+    @cached_property
+    def tenants(self) -> Tenants:
+        """Who shares her cluster."""
+        return Tenants(self._channel, self._ask)
 
     async def is_serving(self, timeout_s: float = ANSWER_TIMEOUT_S, *, wait_for_ready: bool = False) -> bool:
         """Tells whether the queen takes work; False while she stops. Raises `Unreachable` when nobody answers.

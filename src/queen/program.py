@@ -14,6 +14,7 @@ from typing import Final
 from queen.config import Settings
 from queen.core import admission
 from queen.core.model import HiveState, Worker
+from queen.core.tenants import day_of
 from queen.dispatch.callers import Callers
 from queen.dispatch.dispatcher import JobDispatcher
 from queen.dispatch.positions import Positions
@@ -32,6 +33,7 @@ from queen.provision.hives import LocalHives
 from queen.provision.workers import WorkerStarts
 from queen.registry.cluster import DEGRADED_AFTER_S, OFFLINE_AFTER_S, Cluster
 from queen.registry.jobs import JobTable
+from queen.registry.tenants import TenantTable
 from queen.scheduler.cycle import SchedulingCycle
 from queen.scheduler.policy import PolicyScheduler
 from queen.scheduler.simple import SimpleScheduler
@@ -45,6 +47,7 @@ from queen.services.policies import PolicyService
 from queen.services.prompts import Prompts
 from queen.services.simulations import Simulations
 from queen.services.telemetry import TelemetryService
+from queen.services.tenants import TenantService
 from queen.services.workers import WorkerService
 from queen.storage.retention import Retention
 from queen.storage.store import SqlStore, open_in_time
@@ -148,7 +151,8 @@ class _Queen:
         self._woken = asyncio.Event()
         self._heard = asyncio.Event()
         self.cluster = Cluster(self._wake, store.save_hive)
-        self.jobs = JobTable(store, self._woken.set)
+        self.tenants = TenantTable(store, self.cluster.get_worker)
+        self.jobs = JobTable(store, self._woken.set, self.tenants)
         self._worker_links, self._hive_links = WorkerLinks(), HiveLinks()
         self._dispatcher = JobDispatcher(
             jobs=self.jobs,
@@ -196,6 +200,7 @@ class _Queen:
             clock=clock,
             new_id=new_id,
             woken=self._woken,
+            tenants=self.tenants,
         )
         self.positions = Positions(self.jobs, clock)
         self._models = Models(self.cluster, self._hive_links, clock)
@@ -211,6 +216,7 @@ class _Queen:
             new_id=new_id,
             last_order=last_order,
             capacity=admission.capacity(settings.mode, settings.queue_capacity),
+            shared=self.tenants,
         )
         self._group = group
         self._settings = settings
@@ -219,10 +225,12 @@ class _Queen:
 
     def _make_scheduler(self, settings: Settings, group: asyncio.TaskGroup) -> SimpleScheduler | PolicyScheduler:
         if settings.scheduler == "simple":
-            return SimpleScheduler(self._sources.new_id)
+            return SimpleScheduler(self._sources.new_id, self.tenants)
         record = FlightRecord(Path(settings.policy_record)) if settings.policy_record else None
         self._sandbox = PolicyHost(platform=platform.source(), rows=Rows(), group=group, record=record)
-        return PolicyScheduler(self._sandbox, self._sources.new_id, on_suspended=self._policy_suspended)
+        return PolicyScheduler(
+            self._sandbox, self._sources.new_id, tenants=self.tenants, on_suspended=self._policy_suspended
+        )
 
     @property
     def _policy_scheduler(self) -> PolicyScheduler | None:
@@ -232,6 +240,8 @@ class _Queen:
     async def build(cls, settings: Settings, sources: Sources, store: SqlStore, group: asyncio.TaskGroup) -> _Queen:
         """Returns a queen that knows what she knew before."""
         queen = cls(settings, sources, store, group, await store.last_order())
+        today = day_of(sources.clock.now())
+        queen.tenants.restore(await store.list_tenants(), await store.usage_of(today, today), today)
         hives = await store.list_hives()
         for hive in hives:
             queen.cluster.register_hive(hive)
@@ -289,6 +299,8 @@ class _Queen:
                 callers=self._callers,
                 store=self._store,
                 clock=clock,
+                cluster=self.cluster,
+                tenants=self.tenants,
             ),
             {"Watch"},
         )
@@ -297,6 +309,7 @@ class _Queen:
             "WorkerService",
             WorkerService(cluster=self.cluster, starts=self._starts, models=self._models, clock=clock),
         )
+        serve("TenantService", TenantService(self.tenants, self._store, clock))
         serve("ModelService", ModelService(self.cluster, self._models))
         serve(
             "TelemetryService",
@@ -316,6 +329,7 @@ class _Queen:
                 files=self.policy_files,
                 protections=lambda: () if self._sandbox is None else self._sandbox.protections,
                 simulations=Simulations(self._policies),
+                store=self._store,
             ),
         )
         catalogue.add_unserved(self._server)

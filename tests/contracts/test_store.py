@@ -25,9 +25,13 @@ from queen.core.model import (
     Proposal,
     Usage,
 )
+from queen.core.tenants import Quota, Tenant, TenantUsage
 from queen.core.versions import PolicyActivation, PolicyVersion, Turn
+from queen.services import paging
+from queen.services.decisions import list_decisions
 from queen.storage.retention import Retention
 from queen.storage.store import open_store
+from rbee.v1 import policy_service_pb2
 from wire import errors
 from worlds import job
 
@@ -462,3 +466,50 @@ async def test_activations_come_back_in_their_order(store):
         store.save_activation(entry)
     await store.flush()
     assert await store.list_activations() == log
+
+
+async def test_a_tenant_and_what_it_used_come_back_as_they_were(store):
+    lab = Tenant("lab", "The lab", 2.5, Quota(4, 10**12, 24_000, ("small", "file:/a.gguf")), 12.5, "r-1")
+    for tenant in (Tenant("other"), Tenant("lab"), lab):
+        store.save_tenant(tenant)
+    for day in (1, 2, 3):
+        store.save_usage("lab", day, TenantUsage(0, 0, 1))
+        store.save_usage("lab", day, TenantUsage(10**11, day, 2))
+    store.save_usage("other", 2, TenantUsage(1, 1, 1))
+    await store.flush()
+    assert await store.list_tenants() == [lab, Tenant("other")]
+    assert await store.usage_of(2, 3) == {"lab": TenantUsage(2 * 10**11, 5, 4), "other": TenantUsage(1, 1, 1)}
+    assert await store.usage_of(4, 9) == {}
+
+
+async def test_decisions_are_listed_newest_first_by_job_and_policy(store):
+    for n in range(6):
+        proposal = Proposal("job-1" if n % 2 else "", Action.WAIT, "full")
+        store.save_decision(Decision(f"dec-{n}", proposal, "mine" if n < 4 else "platform", "1", float(n // 2), 0.1))
+    await store.flush()
+
+    async def ids(before=None, limit=9, **filters):
+        chosen = {"job_id": "", "policy": "", **filters}
+        return [one.id[-1] for one in await store.find_decisions(**chosen, before=before, limit=limit)]
+
+    assert await ids() == list("543210")
+    assert await ids(before=(2.0, "dec-5"), limit=2) == list("43")
+    assert await ids(before=(1.0, "dec-3")) == list("210")
+    assert await ids(job_id="job-1") == list("531")
+    assert await ids(policy="mine") == list("3210")
+
+
+async def test_a_list_of_decisions_is_paged_without_gaps_and_repeats(store):
+    for n in range(7):
+        store.save_decision(Decision(f"dec-{n}", Proposal("", Action.WAIT, "full"), "mine", "1", float(n // 3), 0.1))
+    request, seen = policy_service_pb2.PolicyServiceListDecisionsRequest(page_size=2), []
+    while True:
+        page = await list_decisions(store, request)
+        seen += [one.id[-1] for one in page.decisions]
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    assert seen == list("6543210")
+    request.page_token = paging.token("nonsense")
+    with pytest.raises(errors.Invalid):
+        await list_decisions(store, request)

@@ -12,10 +12,11 @@ from worlds import job
 
 PRIORITIES = st.sampled_from(list(Priority))
 SESSIONS = st.sampled_from(["", "a", "b", "c"])
+TENANTS = st.sampled_from(["", "", "lab", "shop"])
 
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("join"), PRIORITIES, SESSIONS),
+        st.tuples(st.just("join"), PRIORITIES, SESSIONS, TENANTS),
         st.tuples(st.just("take"), st.integers(0, 5)),
         st.tuples(st.just("drop"), st.integers(0, 30)),
         st.tuples(st.just("return"), st.integers(0, 10)),
@@ -39,9 +40,10 @@ class Play:
         getattr(self, f"do_{step[0]}")(*step[1:])
         self.queue.promote(self.now)
 
-    def do_join(self, priority, session):
+    def do_join(self, priority, session, tenant=""):
         order = len(self.jobs) + 1
-        new = job(f"job-{order}", order, priority=priority, session_id=session, submit_time=self.now)
+        facts = {"priority": priority, "session_id": session, "tenant_id": tenant}
+        new = job(f"job-{order}", order, **facts, submit_time=self.now)
         self.jobs[new.id] = new
         expected = self.queue.position_of_new(new)
         self.queue.join(new)
@@ -108,7 +110,7 @@ def test_the_jobs_of_one_session_and_kind_stay_in_the_order_they_came(steps):
     by_session = {}
     for job_id in play.queue:
         one = play.jobs[job_id]
-        by_session.setdefault((one.priority, one.session_id), []).append(one.order)
+        by_session.setdefault((one.priority, one.session_id, one.tenant_id), []).append(one.order)
     for orders in by_session.values():
         assert orders == sorted(orders)
 
@@ -125,8 +127,37 @@ def test_without_sessions_the_oldest_of_a_class_is_next(steps):
     assert line == sorted(line, key=lambda one: (one.priority is Priority.BATCH, one.order))
 
 
-def both_wait(play):
-    return {play.jobs[one].session_id for one in play.queue} == {"a", "b"}
+def both_wait(play, field="session_id"):
+    return {getattr(play.jobs[one], field) for one in play.queue} == {"a", "b"}
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 6), SESSIONS), max_size=12), st.data())
+@settings(deadline=None)
+def test_two_tenants_with_work_are_served_alike_however_many_sessions_they_have(arrivals, data):
+    play = Play()
+    served = {"a": 0, "b": 0}
+    for tenant, count, session in [("a", 1, ""), ("b", 1, ""), *arrivals, ("a", 20, "x"), ("b", 20, "")]:
+        for n in range(count):
+            play.do(("join", Priority.INTERACTIVE, f"{session}{n}" if session else "", tenant))
+        for _ in range(data.draw(st.integers(0, 10))):
+            if not both_wait(play, "tenant_id"):
+                served = {"a": 0, "b": 0}
+                break
+            served[play.jobs[next(iter(play.queue))].tenant_id] += 1
+            play.do(("take", 0))
+            assert abs(served["a"] - served["b"]) <= 2
+
+
+def test_a_tenant_with_a_flood_does_not_hide_another():
+    play = Play()
+    for n in range(3000):
+        play.do(("join", Priority.INTERACTIVE, f"session-{n}", "flood"))
+    for _ in range(20):
+        play.do(("take", 0))
+    for _ in range(5):
+        play.do(("join", Priority.INTERACTIVE, "", "lab"))
+    first = [play.jobs[one].tenant_id for one in play.queue][:11]
+    assert first.count("lab") == 5
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 6)), max_size=12), st.data())

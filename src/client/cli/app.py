@@ -11,12 +11,13 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from client.cli import hive, jobs, model, policy, worker
+from client.cli import hive, jobs, model, policy, tenant, worker
 from client.cli.call import Settings
 from client.cli.down import down
 from client.cli.infer import infer
 from client.cli.status import status
 from client.cli.up import up
+from client.cli.why import why
 from client.render import trouble
 from wire import errors
 
@@ -36,11 +37,13 @@ app.command()(up)
 app.command()(down)
 app.command()(status)
 app.command()(infer)
+app.command()(why)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(hive.app, name="hive")
 app.add_typer(worker.app, name="worker")
 app.add_typer(model.app, name="model")
 app.add_typer(policy.app, name="policy")
+app.add_typer(tenant.app, name="tenant")
 
 
 def _print_version(wanted: bool) -> None:

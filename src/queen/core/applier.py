@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from queen.core import feasibility
+from queen.core import feasibility, tenants
 from queen.core.model import Action, Job, JobState, Proposal, WorkerState
-from queen.core.ports import ClusterView
+from queen.core.ports import ClusterView, TenantsView
 
 
-def refusal(proposal: Proposal, job: Job | None, cluster: ClusterView) -> str:
+def refusal(
+    proposal: Proposal, job: Job | None, cluster: ClusterView, shared: TenantsView | None = None, now: float = 0.0
+) -> str:
     """Returns why a proposal must not take effect; "" when nothing speaks against it.
 
     `job` is the newest state of the job it is about, None when there is no such job. Starts and evictions may be about
-    no job at all.
+    no job at all. `shared`: the tenants, None where nobody has a quota.
     """
     if proposal.job_id or proposal.action not in (Action.START_WORKER, Action.EVICT):
         if job is None:
@@ -19,9 +21,9 @@ def refusal(proposal: Proposal, job: Job | None, cluster: ClusterView) -> str:
         if job.state is not JobState.QUEUED:
             return f"the job is {job.state}, not queued"
         if proposal.action is Action.DISPATCH:
-            return _dispatch_refusal(proposal, job, cluster)
+            return _dispatch_refusal(proposal, job, cluster) or _quota_refusal(proposal, job, cluster, shared, now)
     if proposal.action is Action.START_WORKER:
-        return _start_refusal(proposal, job, cluster)
+        return _start_refusal(proposal, job, cluster) or _quota_refusal(proposal, job, cluster, shared, now)
     if proposal.action is Action.EVICT:
         return _evict_refusal(proposal, cluster)
     return ""
@@ -33,6 +35,19 @@ def _dispatch_refusal(proposal: Proposal, job: Job, cluster: ClusterView) -> str
         return f"there is no worker {proposal.worker_id}"
     reason = feasibility.worker_reject_reason(job, worker, cluster.slots_available(worker.id))
     return f"worker {worker.id} {reason}" if reason else ""
+
+
+def _quota_refusal(
+    proposal: Proposal, job: Job | None, cluster: ClusterView, shared: TenantsView | None, now: float
+) -> str:
+    tenant = shared.find(job.tenant_id) if shared is not None and job is not None else None
+    if shared is None or job is None or tenant is None or not tenant.quota.bounds_running:
+        return ""
+    load = shared.load(tenant.id, now)
+    if proposal.action is Action.START_WORKER:
+        return tenants.vram_refusal(tenant, load, proposal.spec.memory_mb if proposal.spec else 0)
+    worker = cluster.get_worker(proposal.worker_id)
+    return tenants.dispatch_refusal(job, tenant, load, proposal.worker_id, worker.spec.memory_mb if worker else 0)
 
 
 def _start_refusal(proposal: Proposal, job: Job | None, cluster: ClusterView) -> str:

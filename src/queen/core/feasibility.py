@@ -56,7 +56,7 @@ def find_device(hive: Hive, memory_mb: int, claimed_mb: dict[str, int]) -> tuple
 
     A machine with GPUs is never fallen back from to its processor.
     """
-    places = _places(hive)
+    places = places_of(hive)
     if not places:
         return None, "reports no device"
     room: list[tuple[int, Device]] = []
@@ -70,13 +70,14 @@ def find_device(hive: Hive, memory_mb: int, claimed_mb: dict[str, int]) -> tuple
     return best, ""
 
 
-def _places(hive: Hive) -> list[Device]:
+def places_of(hive: Hive) -> list[Device]:
+    """Returns the devices of a hive that workers live on: its GPUs, or its processor where it has none."""
     return [device for device in hive.devices if device.id != "cpu"] or list(hive.devices)
 
 
 def could_hold(hive: Hive, memory_mb: int) -> bool:
     """Returns whether a device has so much memory in all, whatever is on it now; one that does not tell might."""
-    return any(device.memory_total_mb is None or device.memory_total_mb >= memory_mb for device in _places(hive))
+    return any(device.memory_total_mb is None or device.memory_total_mb >= memory_mb for device in places_of(hive))
 
 
 def never_fits(model: str, memory_mb: int, holders: Iterable[Hive], online: Iterable[Hive]) -> str:
@@ -84,7 +85,7 @@ def never_fits(model: str, memory_mb: int, holders: Iterable[Hive], online: Iter
 
     One of the `online` ones that could hold it and only lacks the file is named too.
     """
-    sizes = [(device.memory_total_mb or 0, hive.id, device.id) for hive in holders for device in _places(hive)]
+    sizes = [(device.memory_total_mb or 0, hive.id, device.id) for hive in holders for device in places_of(hive)]
     said = f"{model} fits on no machine that has it: it needs {memory_mb:,} MB, "
     said += "the largest device is {1} {2} with {0:,} MB".format(*max(sizes)) if sizes else "and they report no device"
     other = next((hive.id for hive in online if could_hold(hive, memory_mb)), None)
@@ -99,7 +100,7 @@ def in_the_way(hive: Hive, memory_mb: int, workers: Iterable[Worker]) -> str:
     for worker in workers:
         for device_id in worker.spec.device_ids:
             holders.setdefault(device_id, []).append(f"{worker.id} ({worker.spec.memory_mb:,} MB)")
-    devices = [one for one in _places(hive) if one.memory_total_mb is None or one.memory_total_mb >= memory_mb]
+    devices = [one for one in places_of(hive) if one.memory_total_mb is None or one.memory_total_mb >= memory_mb]
     device = max(devices, key=lambda one: (one.memory_total_mb or 0, one.id))
     size = "" if device.memory_total_mb is None else f" of {device.memory_total_mb:,} MB"
     return f"{hive.id} {device.id}{size} is held by {', '.join(holders.get(device.id, ())) or 'other programs'}"

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Literal, Protocol
 
 from queen.core.model import Decision, Hive, Job, JobState, ModelFile, Proposal, Worker
+from queen.core.tenants import Load, Tenant, TenantUsage
 from queen.core.versions import PolicyActivation, PolicyVersion
 
 Touched = tuple[Literal["hive", "worker"], str]
@@ -89,6 +90,18 @@ class ClusterView(Protocol):
 
     def loading_claims_mb(self, hive_id: str) -> dict[str, int]:
         """Returns memory booked for workers that do not show in free memory yet, MB by device id."""
+        ...
+
+
+class TenantsView(Protocol):
+    """Who shares the cluster, and what each has of it."""
+
+    def find(self, tenant_id: str) -> Tenant | None:
+        """Returns a tenant by its id."""
+        ...
+
+    def load(self, tenant_id: str, now: float) -> Load:
+        """Returns what a tenant has now."""
         ...
 
 
@@ -202,6 +215,28 @@ class Store(Journal, Protocol):
 
     async def list_decisions(self, job_id: str, limit: int) -> list[Decision]:
         """Returns a job's decisions, oldest first."""
+        ...
+
+    async def find_decisions(
+        self, *, job_id: str, policy: str, before: tuple[float, str] | None, limit: int
+    ) -> list[Decision]:
+        """Returns decisions newest first, those made before a (time, id). Empty filters let all pass."""
+        ...
+
+    def save_tenant(self, tenant: Tenant) -> None:
+        """Writes a tenant."""
+        ...
+
+    def save_usage(self, tenant_id: str, day: int, usage: TenantUsage) -> None:
+        """Writes what a tenant used on a day, replacing what was known of it. Days count from 1970, UTC."""
+        ...
+
+    async def list_tenants(self) -> list[Tenant]:
+        """Returns the tenants as last written, by id."""
+        ...
+
+    async def usage_of(self, first_day: int, last_day: int) -> dict[str, TenantUsage]:
+        """Returns what each tenant used from one day to another, both included."""
         ...
 
     async def load_unfinished(self) -> list[tuple[Job, bytes]]:

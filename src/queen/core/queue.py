@@ -1,4 +1,4 @@
-"""The order in which waiting jobs are served: interactive before batch, sessions in turn, batch jobs in the end too."""
+"""The order in which jobs are served: interactive before batch, tenants and sessions in turn, batch in the end too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, merge
 from itertools import chain
 from typing import Final
 
@@ -29,6 +29,7 @@ class _Ticket:
 
     order: int
     priority: Priority
+    tenant_id: str
     session_id: str
     model_ref: str
     submit_time: float
@@ -41,7 +42,7 @@ class _Ticket:
 
 
 class _Lane:
-    """The jobs of one class in order of (turn, order).
+    """The jobs of one class and one tenant in order of (turn, order).
 
     Turns are those of start-time fair queueing (Goyal, Vin, Cheng 1996) with jobs of equal cost: the sessions of a lane
     are served one job each per turn, and one that comes new begins at the turn that is being served.
@@ -103,17 +104,83 @@ class _Lane:
         self._turn = max(self._turn, turn)
 
 
+class _Class:
+    """The jobs of one class: the tenants who have some are served one job each per turn, as sessions are in a lane.
+
+    A tenant's k-th job has the turn of its first one plus k. `_first` is that turn, `_since` in which order they came.
+    """
+
+    def __init__(self) -> None:
+        self._lanes: dict[str, _Lane] = {}
+        self._first: dict[str, int] = {}
+        self._since: dict[str, int] = {}
+        self._turn = 0
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[str]:
+        waiting = [tenant_id for tenant_id, lane in self._lanes.items() if lane]
+        if len(waiting) == 1:
+            return (job_id for _, _, job_id in self._lanes[waiting[0]])
+        return (job_id for _, _, job_id in merge(*(self._turns(tenant_id) for tenant_id in waiting)))
+
+    def _turns(self, tenant_id: str) -> Iterator[tuple[int, int, str]]:
+        first, since = self._first[tenant_id], self._since[tenant_id]
+        return ((first + rank, since, job_id) for rank, (_, _, job_id) in enumerate(self._lanes[tenant_id]))
+
+    def lane(self, tenant_id: str) -> _Lane:
+        lane = self._lanes.get(tenant_id)
+        if lane is None:
+            lane = self._lanes[tenant_id] = _Lane()
+            self._since[tenant_id] = len(self._since)
+        return lane
+
+    def before(self, tenant_id: str, place: tuple[int] | _Place) -> int:
+        """Returns how many come before a place in a tenant's lane."""
+        rank = self.lane(tenant_id).before(place)
+        turn, since = self._first_turn(tenant_id) + rank, self._since[tenant_id]
+        others = (
+            min(max(0, turn - self._first[other] + (self._since[other] < since)), len(lane))
+            for other, lane in self._lanes.items()
+            if lane and other != tenant_id
+        )
+        return rank + sum(others)
+
+    def _first_turn(self, tenant_id: str) -> int:
+        """Returns the turn of a tenant's next job; who has none waiting begins at the turn that is being served."""
+        first = self._first.get(tenant_id, 0)
+        return first if self._lanes[tenant_id] else max(first, self._turn)
+
+    def enter(self, tenant_id: str, place: _Place) -> None:
+        lane = self.lane(tenant_id)
+        self._first[tenant_id] = self._first_turn(tenant_id)
+        lane.enter(place)
+        self._length += 1
+
+    def leave(self, tenant_id: str, place: _Place) -> None:
+        self._lanes[tenant_id].leave(place)
+        self._length -= 1
+
+    def served(self, tenant_id: str, turn: int) -> None:
+        self._lanes[tenant_id].served(turn)
+        self._turn = max(self._turn, self._first[tenant_id])
+        self._first[tenant_id] += 1
+
+
 class JobQueue:
     """The waiting jobs in queue order, by their ids. Pure: the same calls give the same order.
 
-    Within a class each session has its turn, so that one with a thousand jobs does not keep another waiting; jobs
-    without a session share one, so that among them the oldest is next. A batch job that has waited `PROMOTE_AFTER_S`
-    joins the interactive ones, once, as a session of its own kind: old batch jobs alternate with interactive ones.
+    Within a class each tenant has its turn, and each session of a tenant, so that one with a thousand jobs keeps no
+    other waiting; jobs without a session share one, so that among a tenant's the oldest is next. A batch job that has
+    waited `PROMOTE_AFTER_S` joins the interactive ones, once, as a session of its own kind: old batch jobs alternate
+    with interactive ones.
     """
 
     def __init__(self) -> None:
         self._tickets: dict[str, _Ticket] = {}
-        self._lanes = {priority: _Lane() for priority in Priority}
+        self._lanes = {priority: _Class() for priority in Priority}
         self._ageing: list[tuple[float, int, str]] = []  # a heap of batch jobs by submission, gone ones among them
         self._depth: Counter[Priority] = Counter()
         self._by_model: Counter[tuple[Priority, str]] = Counter()
@@ -125,19 +192,25 @@ class JobQueue:
 
     def __iter__(self) -> Iterator[str]:
         """Yields the ids in queue order, lazily; the queue must not change meanwhile."""
-        line = chain(self._lanes[Priority.INTERACTIVE], self._lanes[Priority.BATCH])
-        return (job_id for _, _, job_id in line)
+        return chain(self._lanes[Priority.INTERACTIVE], self._lanes[Priority.BATCH])
 
     def join(self, job: Job) -> None:
         """Takes a job in; one that was taken out comes back to its old place."""
         ticket = self._tickets.get(job.id)
         if ticket is None:
-            turn = self._lanes[job.priority].draw_turn((job.priority, job.session_id))
+            turn = self._lanes[job.priority].lane(job.tenant_id).draw_turn((job.priority, job.session_id))
             ticket = self._tickets[job.id] = _Ticket(
-                job.order, job.priority, job.session_id, job.model_ref, job.submit_time, job.priority, turn
+                job.order,
+                job.priority,
+                job.tenant_id,
+                job.session_id,
+                job.model_ref,
+                job.submit_time,
+                job.priority,
+                turn,
             )
         ticket.waits = True
-        self._lanes[ticket.lane].enter(ticket.place(job.id))
+        self._lanes[ticket.lane].enter(ticket.tenant_id, ticket.place(job.id))
         self._depth[ticket.priority] += 1
         self._by_model[ticket.lane, ticket.model_ref] += 1
         if ticket.lane is Priority.BATCH:
@@ -147,7 +220,7 @@ class JobQueue:
         """Takes a waiting job out because it was given to a worker."""
         ticket = self._tickets[job_id]
         self._leave(ticket, job_id)
-        self._lanes[ticket.lane].served(ticket.turn)
+        self._lanes[ticket.lane].served(ticket.tenant_id, ticket.turn)
         self._drain[ticket.priority].left(now, self._depth[ticket.priority])
         self._drain[ticket.model_ref].left(now, self.waiting_for(ticket.model_ref))
         if len(self._drain) > self._sweep_at:
@@ -179,13 +252,17 @@ class JobQueue:
         ticket = self._tickets.get(job_id)
         if ticket is None or not ticket.waits:
             return 0
-        return self._urgent_before(ticket.lane) + self._lanes[ticket.lane].before(ticket.place(job_id)) + 1
+        return (
+            self._urgent_before(ticket.lane)
+            + self._lanes[ticket.lane].before(ticket.tenant_id, ticket.place(job_id))
+            + 1
+        )
 
     def position_of_new(self, job: Job) -> int:
         """Returns the place a job would get that is newer than all others."""
-        lane = self._lanes[job.priority]
-        turn = lane.next_turn((job.priority, job.session_id))
-        return self._urgent_before(job.priority) + lane.before((turn + 1,)) + 1
+        those = self._lanes[job.priority]
+        turn = those.lane(job.tenant_id).next_turn((job.priority, job.session_id))
+        return self._urgent_before(job.priority) + those.before(job.tenant_id, (turn + 1,)) + 1
 
     def depth(self, priority: Priority) -> int:
         """Returns how many jobs of a class wait, promoted ones included in the class they were handed in with."""
@@ -209,7 +286,7 @@ class JobQueue:
 
     def _leave(self, ticket: _Ticket, job_id: str) -> None:
         ticket.waits = False
-        self._lanes[ticket.lane].leave(ticket.place(job_id))
+        self._lanes[ticket.lane].leave(ticket.tenant_id, ticket.place(job_id))
         self._depth[ticket.priority] -= 1
         self._forget_model(ticket)
 
@@ -220,16 +297,18 @@ class JobQueue:
             del self._by_model[key]
 
     def _promote(self, ticket: _Ticket, job_id: str) -> None:
-        self._lanes[Priority.BATCH].leave(ticket.place(job_id))
+        self._lanes[Priority.BATCH].leave(ticket.tenant_id, ticket.place(job_id))
         self._forget_model(ticket)
         urgent = self._lanes[Priority.INTERACTIVE]
-        ticket.lane, ticket.turn = Priority.INTERACTIVE, urgent.draw_turn((Priority.BATCH, ticket.session_id))
-        urgent.enter(ticket.place(job_id))
+        turn = urgent.lane(ticket.tenant_id).draw_turn((Priority.BATCH, ticket.session_id))
+        ticket.lane, ticket.turn = Priority.INTERACTIVE, turn
+        urgent.enter(ticket.tenant_id, ticket.place(job_id))
         self._by_model[ticket.lane, ticket.model_ref] += 1
 
     def _age(self, ticket: _Ticket, job_id: str) -> None:
         heappush(self._ageing, (ticket.submit_time, ticket.order, job_id))
         waiting = self._lanes[Priority.BATCH]
         if len(self._ageing) > _SWEEP_AT + 2 * len(waiting):
-            self._ageing = [(self._tickets[one].submit_time, order, one) for _, order, one in waiting]
+            tickets = ((self._tickets[one], one) for one in waiting)
+            self._ageing = [(ticket.submit_time, ticket.order, one) for ticket, one in tickets]
             heapify(self._ageing)

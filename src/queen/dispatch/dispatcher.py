@@ -18,7 +18,7 @@ from queen.core.faults import (
     StreamReadError,
     WorkerCommunicationFailed,
 )
-from queen.core.model import Attempt, Failure, Job, JobState, Proposal, Worker
+from queen.core.model import Attempt, Failure, Job, JobState, Proposal, Usage, Worker
 from queen.dispatch.stall import StallWatch
 from queen.links import events
 from queen.links.workers import Generation, WorkerLinks
@@ -125,7 +125,7 @@ class JobDispatcher:
         if live.job.resting:
             return live.job
         error = errors.Cancelled(f"job {live.job.id} was cancelled: {why}", "JOB_CANCELLED", metadata=_named(live.job))
-        job = self._jobs.cancelled(live, error, self._clock.now())
+        job = self._jobs.cancelled(live, error, self._clock.now(), _spent(live))
         if live.task is not None:
             live.task.cancel()
         return job
@@ -168,7 +168,7 @@ class JobDispatcher:
         if live.job.resting:
             return
         error.metadata = {**error.metadata, **_named(live.job)}
-        self._jobs.failed(live, _failure(error), error, self._clock.now())
+        self._jobs.failed(live, _failure(error), error, self._clock.now(), _spent(live))
         if live.task is not None and live.task is not asyncio.current_task():
             live.task.cancel()
 
@@ -327,6 +327,13 @@ def _number_as_its_worker(live: LiveJob, frame: bytes) -> None:
         live.prefix = live.received[:index] if len(live.received) >= index else None
         live.feed.forget()
     live.feed.leap(events.sequence_of(frame))
+
+
+def _spent(live: LiveJob) -> Usage | None:
+    """Returns what a job that does not end well has taken, its prompt as estimated; None before its first token."""
+    if live.job.first_token_time is None:
+        return None
+    return Usage(live.job.asks.prompt_tokens or 0, events.token_count(live.feed.frames) + len(live.prefix or ()))
 
 
 def _stage(live: LiveJob) -> str:

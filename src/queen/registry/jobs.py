@@ -12,10 +12,11 @@ from opentelemetry.context import Context
 
 from queen.core import lifecycle
 from queen.core.lifecycle import JobEvent
-from queen.core.model import Attempt, Decision, Failure, Job, JobState, StageLimits
+from queen.core.model import Attempt, Decision, Failure, Job, JobState, StageLimits, Usage
 from queen.core.ports import Journal
 from queen.core.queue import JobQueue
 from queen.registry.feed import JobFeed
+from queen.registry.tenants import TenantTable
 from wire.errors import RbeeError
 
 KEPT_AFTER_REST: Final = 256
@@ -66,11 +67,13 @@ class LiveJob:
 class JobTable:
     """All jobs not at rest, and the newest ones at rest. `on_queued` is called when the queue has grown.
 
-    `followed` are the waiting jobs whose events somebody reads; `moved` is set when their places may have changed.
+    `tenants` are told what becomes of their jobs. `followed` are the waiting jobs whose events somebody reads; `moved`
+    is set when their places may have changed.
     """
 
-    def __init__(self, store: Journal, on_queued: Callable[[], None]) -> None:
+    def __init__(self, store: Journal, on_queued: Callable[[], None], tenants: TenantTable | None = None) -> None:
         self._store = store
+        self._tenants = tenants
         self._on_queued = on_queued
         self._alive: dict[str, LiveJob] = {}
         self._resting: OrderedDict[str, LiveJob] = OrderedDict()
@@ -95,6 +98,8 @@ class JobTable:
         self._alive[job.id] = live
         if job.request_id:
             self._by_request[job.request_id] = job.id
+        if self._tenants is not None:
+            self._tenants.joined(job)
         self._enqueue(live)
 
     def get(self, job_id: str) -> LiveJob | None:
@@ -188,16 +193,17 @@ class JobTable:
         live.feed.close()
         return job
 
-    def failed(self, live: LiveJob, failure: Failure, error: RbeeError, now: float) -> Job:
-        """It ended with an error, which its callers get."""
+    def failed(self, live: LiveJob, failure: Failure, error: RbeeError, now: float, usage: Usage | None = None) -> Job:
+        """It ended with an error, which its callers get; `usage` is what it took until then."""
         attempts = _ended(live.job.attempts, now, failure)
-        job = self._move(live, JobEvent.FAILED, end_time=now, failure=failure, attempts=attempts)
+        job = self._move(live, JobEvent.FAILED, end_time=now, failure=failure, attempts=attempts, usage=usage)
         live.feed.close(error)
         return job
 
-    def cancelled(self, live: LiveJob, error: RbeeError, now: float) -> Job:
-        """Somebody ended it; its callers get the error that says so."""
-        job = self._move(live, JobEvent.CANCELLED, end_time=now, attempts=_ended(live.job.attempts, now))
+    def cancelled(self, live: LiveJob, error: RbeeError, now: float, usage: Usage | None = None) -> Job:
+        """Somebody ended it; its callers get the error that says so. `usage` is what it took until then."""
+        attempts = _ended(live.job.attempts, now)
+        job = self._move(live, JobEvent.CANCELLED, end_time=now, attempts=attempts, usage=usage)
         live.feed.close(error)
         return job
 
@@ -212,6 +218,8 @@ class JobTable:
         if live.job.state is JobState.QUEUED:
             self._enqueue(live)
         self._store.save_job(live.job)
+        if self._tenants is not None:
+            _tell(self._tenants, live.job)
         if live.job.resting:
             self._rest(live)
         self._check_settled()
@@ -243,6 +251,16 @@ class JobTable:
         if len(self._resting) > KEPT_AFTER_REST:
             _, oldest = self._resting.popitem(last=False)
             self._by_request.pop(oldest.job.request_id, None)
+
+
+def _tell(tenants: TenantTable, job: Job) -> None:
+    """Tells the tenants where a job stands now. What it used is saved with it: both are on disk, or neither."""
+    if job.end_time is not None:
+        tenants.ended(job, job.end_time)
+    elif job.state is JobState.QUEUED:
+        tenants.returned(job)
+    elif job.state is JobState.DISPATCHED:
+        tenants.given(job)
 
 
 def _ended(attempts: tuple[Attempt, ...], now: float, failure: Failure | None = None) -> tuple[Attempt, ...]:

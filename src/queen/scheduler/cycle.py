@@ -16,6 +16,7 @@ from queen.core.model import Action, Decision, Job, Proposal
 from queen.core.ports import Dispatcher, JobScheduler, Journal, WorkerStarter
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
+from queen.registry.tenants import TenantTable
 from wire import telemetry
 from wire.clock import Clock
 
@@ -51,6 +52,7 @@ class SchedulingCycle:
         new_id: Callable[[str], str],
         woken: asyncio.Event,
         window: int = WINDOW,
+        tenants: TenantTable | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._jobs = jobs
@@ -64,6 +66,7 @@ class SchedulingCycle:
         self._woken = woken
         self._refused: set[tuple[Action, str, str]] = set()
         self._window = window
+        self._tenants = tenants
 
     async def run(self) -> None:
         """Runs cycles until cancelled."""
@@ -104,7 +107,7 @@ class SchedulingCycle:
 
     def _apply(self, proposal: Proposal, now: float, duration_s: float) -> None:
         live = self._jobs.get(proposal.job_id)
-        refusal = applier.refusal(proposal, live.job if live else None, self._cluster)
+        refusal = applier.refusal(proposal, live.job if live else None, self._cluster, self._tenants, now)
         decision = Decision(
             id=self._new_id("dec"),
             proposal=proposal,

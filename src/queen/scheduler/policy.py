@@ -53,6 +53,14 @@ class Decider(Protocol):
         ...
 
 
+class TenantRows(Protocol):
+    """What policies see of the tenants."""
+
+    def changed_rows(self, now: float) -> dict[str, dict[str, object]]:
+        """Returns the rows of the tenants that have changed since the last call, by id."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyStanding:
     """How the active policy fares, for `rbee status`. `last_failure` is "" when it never failed."""
@@ -68,8 +76,8 @@ class PolicyScheduler:
     """Proposes what the active policy decides; where it fails, what the platform policy decides, in the same cycle.
 
     `name` and `version` are those of the policy that decided last. `new_id` names workers to start. `explains` False:
-    proposals come without the candidates. `on_suspended` is told name, version and why
-    when a policy is taken out of service.
+    proposals come without the candidates. `on_suspended` is told name, version and why when a policy is taken out of
+    service. `tenants`: None where there is but one.
     """
 
     def __init__(
@@ -77,10 +85,12 @@ class PolicyScheduler:
         decider: Decider,
         new_id: Callable[[str], str],
         *,
+        tenants: TenantRows | None = None,
         explains: bool = True,
         on_suspended: Callable[[str, str, str], None] = lambda *_: None,
     ) -> None:
         self._decider = decider
+        self._tenants = tenants
         self._on_suspended = on_suspended
         self._explains = explains
         self._new_id = new_id
@@ -115,7 +125,7 @@ class PolicyScheduler:
 
     async def decide(self, queue: Sequence[Job], cluster: ClusterView, now: float) -> list[Proposal]:
         """Returns one proposal per job of `queue`, and evictions and preloads that are about no job."""
-        self._mirrored(cluster).sync(queue)
+        self._mirrored(cluster, now).sync(queue)
         if self._active != PLATFORM and not self._suspension.suspended:
             try:
                 outcome = await self._ask(queue, now, self._decider.decide)
@@ -145,7 +155,7 @@ class PolicyScheduler:
         """Returns evictions and preloads for a time when nothing waits."""
         if not self._answers("on_idle"):
             return []
-        self._mirrored(cluster).sync(())
+        self._mirrored(cluster, now).sync(())
         try:
             outcome = await self._decider.call("on_idle", _ms(now), _ms(now))
             return Round((), cluster, self._new_id, outcome).proposals()
@@ -182,7 +192,7 @@ class PolicyScheduler:
     ) -> tuple[bool, str]:
         if not self._answers(name):
             return True, ""
-        mirror = self._mirrored(cluster)
+        mirror = self._mirrored(cluster, now)
         mirror.write_job(job)
         try:
             outcome = await self._decider.call(
@@ -198,7 +208,9 @@ class PolicyScheduler:
     def _answers(self, name: str) -> bool:
         return name in self._entry_points and not self._suspension.suspended
 
-    def _mirrored(self, cluster: ClusterView) -> Mirror:
+    def _mirrored(self, cluster: ClusterView, now: float) -> Mirror:
+        for tenant_id, row in self._tenants.changed_rows(now).items() if self._tenants else ():
+            self._decider.rows.put("tenants", tenant_id, row)
         if self._mirror is None or cluster is not self._cluster:
             self._cluster, self._mirror = cluster, Mirror(cluster, self._decider.rows)
         return self._mirror

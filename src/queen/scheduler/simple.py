@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from queen.core import feasibility
+from queen.core import feasibility, tenants
 from queen.core.model import (
     Action,
     Candidate,
@@ -18,7 +18,8 @@ from queen.core.model import (
     WorkerSpec,
     WorkerState,
 )
-from queen.core.ports import ClusterView
+from queen.core.ports import ClusterView, TenantsView
+from queen.core.tenants import Load
 
 _ENDING: Final = (WorkerState.FAILED, WorkerState.DRAINING)
 
@@ -26,21 +27,50 @@ _ENDING: Final = (WorkerState.FAILED, WorkerState.DRAINING)
 class SimpleScheduler:
     """First come, first served; workers in order of their ids. `new_id` gives the ids of workers to start.
 
+    Jobs that their tenants' quotas hold up are passed over. `shared`: the tenants, None where nobody has a quota.
     A job that waits on for the same reason gets the same proposal, not another that is equal: in a long queue most do.
     """
 
     name = "simple"
     version = ""
 
-    def __init__(self, new_id: Callable[[str], str]) -> None:
+    def __init__(self, new_id: Callable[[str], str], shared: TenantsView | None = None) -> None:
         self._new_id = new_id
+        self._shared = shared
         self._waiting: dict[str, Proposal] = {}
 
     async def decide(self, queue: Sequence[Job], cluster: ClusterView, now: float) -> list[Proposal]:
         """Returns one proposal per job: dispatch, start a worker, wait or reject."""
-        proposals = _Round(cluster, self._new_id, self._waiting).run(queue)
+        quotas = _Quotas(self._shared, now)
+        proposals = _Round(cluster, self._new_id, self._waiting, quotas).run(queue)
         self._waiting = {one.job_id: one for one in proposals if one.action is Action.WAIT}
         return proposals
+
+
+class _Quotas:
+    """What the tenants have left in one round, with what it has already given away."""
+
+    def __init__(self, shared: TenantsView | None, now: float) -> None:
+        self._shared = shared
+        self._now = now
+        self._loads: dict[str, Load] = {}
+
+    def refusal(self, job: Job, memory_mb: int, worker_id: str = "") -> str:
+        """Returns why a job's tenant may not have a worker of so much memory; "" when it may, and has its job then.
+
+        No `worker_id`: the worker is to be started.
+        """
+        tenant = None if self._shared is None else self._shared.find(job.tenant_id)
+        if self._shared is None or tenant is None or not tenant.quota.bounds_running:
+            return ""
+        load = self._loads.get(tenant.id) or self._shared.load(tenant.id, self._now)
+        if not worker_id:
+            return tenants.waits_for_others(tenant, load) or tenants.vram_refusal(tenant, load, memory_mb)
+        reason = tenants.dispatch_refusal(job, tenant, load, worker_id, memory_mb)
+        if not reason:
+            held = {**load.vram_mb, worker_id: memory_mb}
+            self._loads[tenant.id] = Load(load.jobs + 1, held, load.tokens + tenants.tokens_of(job))
+        return reason
 
 
 class _Choices:
@@ -71,6 +101,11 @@ class _Choices:
                 self._rest[reason] += 1
         self._sum()
 
+    @property
+    def next(self) -> Worker | None:
+        """The worker that is taken next; None when none has a free slot."""
+        return self._free[0][1] if self._free else None
+
     def take(self) -> tuple[Worker, tuple[Candidate, ...]] | None:
         """Returns the first worker with a free slot, which is then taken, and the candidates; None when all are."""
         if not self._free:
@@ -98,7 +133,10 @@ class _Choices:
 class _Round:
     """One pass over the queue, with what it has already given away. `before`: the proposals to wait of the last one."""
 
-    def __init__(self, cluster: ClusterView, new_id: Callable[[str], str], before: Mapping[str, Proposal]) -> None:
+    def __init__(
+        self, cluster: ClusterView, new_id: Callable[[str], str], before: Mapping[str, Proposal], quotas: _Quotas
+    ) -> None:
+        self._quotas = quotas
         self._before = before
         self._cluster = cluster
         self._new_id = new_id
@@ -114,6 +152,9 @@ class _Round:
         choices = self._choices.get(model_ref)
         if choices is None:
             choices = self._choices[model_ref] = _Choices(job, self._cluster)
+        worker = choices.next
+        if worker is not None and (over := self._quotas.refusal(job, worker.spec.memory_mb, worker.id)):
+            return self._not_now(job, Action.WAIT, over, choices.candidates)
         if (taken := choices.take()) is not None:
             worker, candidates = taken
             reason = f"first idle worker with {job.model}"
@@ -143,6 +184,8 @@ class _Round:
                 places.append(Candidate(hive.id, reject_reason=f"does not have {job.model}"))
                 continue
             holders.append((hive, feasibility.memory_required_mb(file)))
+            if over := self._quotas.refusal(job, holders[-1][1]):
+                return self._not_now(job, Action.WAIT, over, (*workers, *feasibility.named(places)))
             spec, reason = self._fit(hive, file)
             places.append(Candidate(hive.id, reject_reason=reason))
             if spec is not None:

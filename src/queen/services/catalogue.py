@@ -17,7 +17,6 @@ from rbee.v1 import (
     policy_service_pb2,
     telemetry_service_pb2,
     tenant_service_pb2,
-    tenant_service_pb2_grpc,
     worker_service_pb2,
 )
 from wire.server import Server
@@ -49,5 +48,4 @@ def adder(server: Server) -> Callable[..., None]:
 def add_unserved(server: Server) -> None:
     """Adds the services whose time has not come; each rpc answers UNIMPLEMENTED and says what it will do."""
     add = adder(server)
-    add("TenantService", tenant_service_pb2_grpc.TenantServiceServicer())
     add("LogService", log_service_pb2_grpc.LogServiceServicer())

@@ -12,6 +12,7 @@ from queen.dispatch.callers import LONGEST_GRACE_S, Callers
 from queen.links import events
 from queen.registry.jobs import JobTable, LiveJob
 from queen.services.intake import Intake
+from queen.services.tenants import named_by
 from rbee.v1 import inference_service_pb2, inference_service_pb2_grpc
 from wire import errors, telemetry
 
@@ -29,11 +30,13 @@ class InferenceService(inference_service_pb2_grpc.InferenceServiceServicer):
     async def Infer(self, request: inference_service_pb2.InferRequest, context: Context) -> None:
         """Runs one job and streams its events."""
         with telemetry.tracer().start_as_current_span(telemetry.SPAN_INFER, kind=trace.SpanKind.SERVER):
-            live = await self._live(request, context.time_remaining())
+            live = await self._live(request, context.time_remaining(), named_by(context))
             self._jobs.follow(live)
             await attend(live, self._callers, context, events.job_id_frame(live.job.id))
 
-    async def _live(self, request: inference_service_pb2.InferRequest, deadline_s: float | None) -> LiveJob:
+    async def _live(
+        self, request: inference_service_pb2.InferRequest, deadline_s: float | None, tenant_id: str
+    ) -> LiveJob:
         if request.received_token_ids and not request.request_id:
             raise errors.invalid([errors.FieldFault("request_id", "the one the received tokens were sent for")])
         known = await self._intake.known(
@@ -45,6 +48,7 @@ class InferenceService(inference_service_pb2_grpc.InferenceServiceServicer):
                 request.job,
                 request.request_id,
                 detached=request.detach,
+                tenant_id=tenant_id,
                 deadline_s=deadline_s,
                 grace_s=min(request.reattach.ToNanoseconds() / 1e9, LONGEST_GRACE_S),
                 received=request.received_token_ids,

@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
-from queen.core import admission
+from queen.core import admission, tenants
 from queen.core.limits import LimitRules, Wanted, resolve
 from queen.core.model import Job, JobState, JobType, Priority, StageLimits
 from queen.core.ports import Store
@@ -20,6 +20,7 @@ from queen.links import events
 from queen.links.hives import HiveLinks
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
+from queen.registry.tenants import TenantTable
 from queen.services.asks import asks_of
 from queen.services.prompts import Prompts
 from rbee.v1 import job_pb2
@@ -107,6 +108,7 @@ class Intake:
         new_id: Callable[[str], str],
         last_order: int,
         capacity: int,
+        shared: TenantTable,
     ) -> None:
         self._jobs = jobs
         self._models = models
@@ -119,6 +121,7 @@ class Intake:
         self._new_id = new_id
         self._order = last_order
         self._capacity = capacity
+        self._tenants = shared
         self._open = True
         self._unasked: dict[str, StageLimits] = {}  # model -> limits of restored jobs that ask for none: nearly all
 
@@ -152,12 +155,14 @@ class Intake:
         request_id: str,
         *,
         detached: bool,
+        tenant_id: str = "",
         deadline_s: float | None = None,
         grace_s: float = 0.0,
         received: Sequence[int] = (),
     ) -> LiveJob:
         """Checks a job and puts it in the queue; raises what is wrong with it.
 
+        `tenant_id`: who asks, where the job does not say itself.
         `deadline_s`: seconds after which its caller gives up, where that is known. `grace_s`: how long it goes on
         without its caller. `received`: ids of the tokens he has from a queen who no longer knows the job.
         """
@@ -165,6 +170,7 @@ class Intake:
             raise errors.Unreachable("the queen is stopping", "QUEEN_STOPPING", retry_after_s=5.0)
         if faults := validation.job_faults(spec, longest_s=self._limits.most_s):
             raise errors.invalid(faults, "job")
+        tenant_id = self._tenants.get(spec.tenant_id or tenant_id or tenants.DEFAULT).id
         with telemetry.tracer().start_as_current_span(telemetry.SPAN_ADMISSION):
             model_ref = await self._models.resolve(spec.model)
             await self._prompts.check(spec, model_ref)
@@ -178,6 +184,7 @@ class Intake:
             job_id=self._new_id("job"),
             order=self._order + 1,
             model_ref=model_ref,
+            tenant_id=tenant_id,
             request_id=request_id,
             now=self._clock.now(),
             detached=detached,
@@ -204,6 +211,11 @@ class Intake:
         return live
 
     def _admit(self, job: Job, limits: StageLimits) -> None:
+        name = self._models.name_of(job.model_ref)
+        promised = self._tenants.promised_tokens(job.tenant_id, job.submit_time)
+        tenant = self._tenants.get(job.tenant_id)
+        if (over := tenants.admission_refusal(job, name, tenant, promised, job.submit_time)) is not None:
+            raise over
         # A detached job's total time counts from its first dispatch.
         spans = [span for span in (limits.queue_s, None if job.detached else job.timeout_s) if span is not None]
         refusal = admission.refusal(
@@ -227,7 +239,9 @@ class Intake:
                 self._unasked[job.model_ref] = limits
         if job.timeout_s != limits.total_s:
             limits = replace(limits, total_s=job.timeout_s)
-        return LiveJob(replace(job, state=JobState.QUEUED, asks=asks_of(asked)), spec, limits=limits)
+        tenant_id = job.tenant_id or tenants.DEFAULT
+        queued = replace(job, state=JobState.QUEUED, tenant_id=tenant_id, asks=asks_of(asked))
+        return LiveJob(queued, spec, limits=limits)
 
     def _stage_limits(self, spec: job_pb2.JobSpec, model_ref: str, caller_s: float | None) -> StageLimits:
         timeouts = spec.timeouts
@@ -253,6 +267,7 @@ def _job(
     job_id: str,
     order: int,
     model_ref: str,
+    tenant_id: str,
     request_id: str,
     now: float,
     detached: bool,
@@ -267,7 +282,7 @@ def _job(
         request_id=request_id,
         type=JobType.EMBEDDING if spec.HasField("embedding") else JobType.TEXT_GEN,
         priority=Priority.BATCH if spec.priority == job_pb2.PRIORITY_BATCH else Priority.INTERACTIVE,
-        tenant_id=spec.tenant_id,
+        tenant_id=tenant_id,
         session_id=spec.session_id,
         labels=dict(spec.labels),
         detached=detached,

@@ -8,16 +8,21 @@ from typing import Any
 
 import grpc
 
+from queen.core import explain
+from queen.core.counterfactual import Rethought
 from queen.core.model import Job, JobState
 from queen.core.ports import Store
 from queen.dispatch.callers import Callers
 from queen.dispatch.dispatcher import JobDispatcher
 from queen.links import events
+from queen.registry.cluster import Cluster
 from queen.registry.feed import MOST_JOINED
 from queen.registry.jobs import JobTable, LiveJob
+from queen.registry.tenants import TenantTable
 from queen.services import convert, paging
 from queen.services.inference import attend
 from queen.services.intake import Intake
+from queen.services.tenants import named_by
 from rbee.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
 from wire import errors, status
 from wire.clock import Clock
@@ -43,6 +48,8 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         callers: Callers,
         store: Store,
         clock: Clock,
+        cluster: Cluster,
+        tenants: TenantTable,
     ) -> None:
         self._jobs = jobs
         self._intake = intake
@@ -50,13 +57,17 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         self._callers = callers
         self._store = store
         self._clock = clock
+        self._cluster = cluster
+        self._tenants = tenants
 
     async def Submit(self, request: pb.JobServiceSubmitRequest, context: Context) -> pb.JobServiceSubmitResponse:
         """Accepts a job that runs without its caller, once it is on disk."""
         known = await self._intake.known(request.request_id)
         if known is None:
             self._store.check_writable()  # what could not be acknowledged is better not begun
-            known = await self._intake.accept(request.job, request.request_id, detached=True)
+            known = await self._intake.accept(
+                request.job, request.request_id, detached=True, tenant_id=named_by(context)
+            )
         job = known.job if isinstance(known, LiveJob) else known
         await self._store.flush()
         return pb.JobServiceSubmitResponse(job=await self._message(job))
@@ -73,7 +84,9 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         answer = pb.JobServiceSubmitBatchResponse()
         for number, one in enumerate(request.jobs, start=1):
             try:
-                found = known.get(one.request_id) or await self._intake.accept(one.job, one.request_id, detached=True)
+                found = known.get(one.request_id) or await self._intake.accept(
+                    one.job, one.request_id, detached=True, tenant_id=named_by(context)
+                )
             except errors.RbeeError as error:
                 answer.results.append(convert.refused(error))
                 continue
@@ -160,6 +173,19 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         elif live is not None:
             self._dispatcher.cancel(live, "somebody asked for it")
         return pb.JobServiceCancelResponse(job=await self._message(await self._find(request.job_id)))
+
+    async def Explain(self, request: pb.JobServiceExplainRequest, context: Context) -> pb.JobServiceExplainResponse:
+        """Tells in words why a job ran where and when it did, or why it still waits."""
+        await self._store.flush()  # what was decided a moment ago is there too
+        job, now = await self._find(request.job_id), self._clock.now()
+        decisions = await self._store.list_decisions(job.id, MAX_DECISIONS)
+        cluster, position = self._cluster, self._jobs.position(job.id, now)
+        change = Rethought(job, decisions, cluster, self._tenants, cluster.models.name_of, now).change()
+        return pb.JobServiceExplainResponse(
+            text=explain.told(job, decisions, position, now),
+            counterfactual=change,
+            decisions=[convert.decision(one) for one in decisions],
+        )
 
     async def _find(self, job_id: str) -> Job:
         live = self._jobs.get(job_id)

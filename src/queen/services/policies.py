@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import grpc
 
+from queen.core.ports import Store
 from queen.core.versions import PLATFORM, PolicyVersion
 from queen.policy import check, platform, trial
 from queen.policy.files import PolicyFiles
@@ -16,6 +17,7 @@ from queen.policy.versions import Policies
 from queen.policy.yaml_compiler import Problem
 from queen.scheduler.policy import PolicyScheduler
 from queen.services import paging
+from queen.services.decisions import list_decisions
 from queen.services.simulations import Simulations
 from rbee.v1 import policy_pb2, policy_service_pb2, policy_service_pb2_grpc
 from wire import errors
@@ -50,12 +52,20 @@ class PolicyService(policy_service_pb2_grpc.PolicyServiceServicer):
         files: PolicyFiles | None,
         protections: Callable[[], Sequence[str]],
         simulations: Simulations,
+        store: Store,
     ) -> None:
         self._policies = policies
         self._scheduler = scheduler
         self._files = files
         self._protections = protections
         self._simulations = simulations
+        self._store = store
+
+    async def ListDecisions(
+        self, request: pb.PolicyServiceListDecisionsRequest, context: Context
+    ) -> pb.PolicyServiceListDecisionsResponse:
+        """Lists decisions, newest first."""
+        return await list_decisions(self._store, request)
 
     async def Validate(
         self, request: pb.PolicyServiceValidateRequest, context: Context

@@ -119,13 +119,18 @@ class Fleet:
             self._report(seat.machine)
         self._cluster.forget_worker(worker_id)
 
+    def spent(self, job: Job) -> Usage:
+        """Returns what a job that has not ended has taken of its worker."""
+        seat, request, now = self._seats[job.attempt.worker_id], self._requests[job.id], self._calendar.now()
+        began = now if job.first_token_time is None else job.first_token_time
+        most = int((now - began) * seat.speed.decode_tokens_per_s)
+        return Usage(request.prompt_tokens, min(most, request.generated_tokens))
+
     def drop(self, job: Job) -> None:
         """Stops what a worker does for a job that has ended otherwise, and frees its slot."""
         seat, now = self._seats[job.attempt.worker_id], self._calendar.now()
-        began = now if job.first_token_time is None else job.first_token_time
-        most = int((now - began) * seat.speed.decode_tokens_per_s)
         seat.device.pace.remove(job.id, now)
-        self._free_slot(seat, job, min(most, self._stage.requests[job.id].generated_tokens), now)
+        self._free_slot(seat, job, now)
         self._schedule(seat.device)
 
     # What happens on the machines.
@@ -219,10 +224,9 @@ class Fleet:
         seat.record.completed += 1
         seat.record.prompt_tokens += request.prompt_tokens
         seat.record.generated_tokens += request.generated_tokens
-        self._free_slot(seat, job, request.generated_tokens, now)
+        self._free_slot(seat, job, now)
 
-    def _free_slot(self, seat: _Seat, job: Job, generated: int, now: float) -> None:
-        self._stage.tenants.ended(job, generated)
+    def _free_slot(self, seat: _Seat, job: Job, now: float) -> None:
         seat.record.jobs.add(-1, now)
         seat.device.record.jobs.add(-1, now)
         self._cluster.release(seat.spec.worker_id, job.id, now)

@@ -11,8 +11,10 @@ from typing import Final
 from queen.core import admission
 from queen.core.faults import NoWorkersAvailable
 from queen.core.model import Asks, Decision, Failure, Job, JobState, Priority, Proposal, Worker
+from queen.core.tenants import Tenant, TenantUsage
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
+from queen.registry.tenants import TenantTable
 from queen.scheduler.cycle import WINDOW, SchedulingCycle
 from queen.simulation.calendar import Calendar
 from queen.simulation.cluster_file import ClusterPlan
@@ -20,7 +22,7 @@ from queen.simulation.fleet import Fleet
 from queen.simulation.immediate import immediate
 from queen.simulation.records import JobOutcome, Level, Run
 from queen.simulation.schedulers import StagedPolicy
-from queen.simulation.stage import SchedulerMaker, Stage, Tenants
+from queen.simulation.stage import SchedulerMaker, Stage
 from queen.simulation.workload import Request
 from wire import errors, status
 
@@ -81,6 +83,12 @@ class _Ledger:
     def drop_output(self, job_id: str) -> None:
         """A simulated job has no answer."""
 
+    def save_tenant(self, tenant: Tenant) -> None:
+        """The tenants of a simulation do not change."""
+
+    def save_usage(self, tenant_id: str, day: int, usage: TenantUsage) -> None:
+        """The report counts for itself."""
+
     def save_decision(self, decision: Decision) -> None:
         """Keeps a job's newest decision."""
         self.decisions[decision.proposal.job_id] = decision
@@ -102,6 +110,7 @@ class _Simulation:
         window: int,
     ) -> None:
         self._arrivals = requests
+        self._weights = weights
         self._timeout_s = timeout_s
         self._capacity = queue_capacity
         self._calendar = Calendar(requests[0].arrival if requests else 0.0)
@@ -115,8 +124,10 @@ class _Simulation:
         self._wake_at: float | None = None
         woken = self._woken = asyncio.Event()
         cluster = Cluster(woken.set, min_residency_s=plan.minimum_residency_s)
-        jobs = self._jobs = JobTable(self._ledger, woken.set)
-        stage = self._stage = Stage(plan, cluster, Tenants(weights), self._new_id)
+        tenants = TenantTable(self._ledger, cluster.get_worker)
+        tenants.restore([Tenant(tenant_id, weight=weight) for tenant_id, weight in weights.items()], {}, 0)
+        jobs = self._jobs = JobTable(self._ledger, woken.set, tenants)
+        stage = self._stage = Stage(plan, cluster, tenants, self._new_id)
         self._fleet = Fleet(stage, calendar=self._calendar, jobs=jobs)
         self._scheduler = scheduler(stage)
         self._policy = (self._scheduler.name, self._scheduler.version)
@@ -157,9 +168,8 @@ class _Simulation:
 
     def dispatch(self, job_id: str, worker: Worker) -> None:
         """Gives a job whose slot is reserved to its worker."""
-        live, stage = self._live(job_id), self._stage
+        live = self._live(job_id)
         self._left_queue(live.job)
-        stage.tenants.given(live.job, stage.requests[job_id].prompt_tokens)
         if live.job.detached:
             self._calendar.at(self._calendar.now() + self._timeout_s, self._time_out, live)
         self._fleet.dispatch(job_id, worker)
@@ -196,7 +206,6 @@ class _Simulation:
             return
         live = LiveJob(job, b"")
         self._waiting[job.tenant_id] += 1
-        self._stage.tenants.joined(job)
         self._queue.add(1, request.arrival)
         self._jobs.add(live)
         if not batch:
@@ -224,10 +233,10 @@ class _Simulation:
 
     def _fail(self, live: LiveJob, error: errors.RbeeError) -> None:
         before, now = live.job, self._calendar.now()
-        self._jobs.failed(live, _failure(error), error, now)
-        if before.state is JobState.QUEUED:
+        waited = before.state is JobState.QUEUED
+        self._jobs.failed(live, _failure(error), error, now, None if waited else self._fleet.spent(before))
+        if waited:
             self._left_queue(before)
-            self._stage.tenants.left(before)
         else:
             self._fleet.drop(before)
 
@@ -281,7 +290,7 @@ class _Simulation:
             devices=tuple(self._fleet.devices),
             queue=self._queue,
             machines=self._fleet.residents,
-            weights=self._stage.tenants.weights,
+            weights=self._weights,
             cycles=self._cycles,
             refused=dict(self._ledger.refused),
             standing=self._scheduler.standing if isinstance(self._scheduler, StagedPolicy) else None,

@@ -43,7 +43,7 @@ def lua(
 
 
 class StagedPolicy:
-    """A `PolicyScheduler` in this process, told of a simulation's tenants and heartbeats."""
+    """A `PolicyScheduler` in this process, told of a simulation's heartbeats."""
 
     def __init__(self, stage: Stage, platform: str, policy: Source | None, before_decision: Callable[[], None]) -> None:
         self._before_decision = before_decision
@@ -52,7 +52,7 @@ class StagedPolicy:
         self.name, self.version = (policy.name if policy else "platform"), ""
         try:
             self._decider = InProcessDecider(platform, deadline_ms=DEADLINE_MS, explains=False)
-            self._scheduler = PolicyScheduler(self._decider, stage.new_id, explains=False)
+            self._scheduler = PolicyScheduler(self._decider, stage.new_id, tenants=stage.tenants, explains=False)
             immediate(self._scheduler.activate(policy))
         except PolicyFailed as failure:
             raise errors.invalid([FieldFault(self.name, failure.message)], "policy") from None
@@ -74,10 +74,7 @@ class StagedPolicy:
 
     def _update(self, now: float) -> None:
         self._before_decision()
-        rows, tenants = self._decider.rows, self._stage.tenants
-        for tenant_id in tenants.touched:
-            rows.put("tenants", tenant_id, tenants.row(tenant_id))
-        tenants.touched.clear()
+        rows = self._decider.rows
         if now - self._heard >= HEARTBEAT_S:
             # Only the row: a report through the registry would have everything about the machine written anew.
             self._heard = now

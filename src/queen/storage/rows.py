@@ -23,6 +23,7 @@ from queen.core.model import (
     Proposal,
     Usage,
 )
+from queen.core.tenants import Quota, Tenant, TenantUsage
 from queen.core.versions import PolicyActivation, PolicyVersion, Turn
 
 Row = dict[str, Any]
@@ -236,3 +237,26 @@ def from_activation(activation: PolicyActivation) -> Row:
 def to_activation(row: Mapping[str, Any]) -> PolicyActivation:
     """Returns the change of a row."""
     return PolicyActivation(**{**row, "turn": Turn(row["turn"]), "request_id": row["request_id"] or ""})
+
+
+_QUOTA = ("max_concurrent_jobs", "max_tokens_daily", "max_vram_mb")
+
+
+def from_tenant(tenant: Tenant) -> Row:
+    """Returns a tenant's row."""
+    return {
+        **{name: getattr(tenant, name) for name in ("id", "name", "weight", "create_time", "request_id")},
+        **{name: getattr(tenant.quota, name) for name in _QUOTA},
+        "allowed_models": list(tenant.quota.allowed_models),
+    }
+
+
+def to_tenant(row: Mapping[str, Any]) -> Tenant:
+    """Returns the tenant of a row."""
+    quota = Quota(**{name: row[name] for name in _QUOTA}, allowed_models=tuple(row["allowed_models"]))
+    return Tenant(row["id"], row["name"], row["weight"], quota, row["create_time"], row["request_id"])
+
+
+def from_usage(tenant_id: str, day: int, usage: TenantUsage) -> Row:
+    """Returns the row of what a tenant used on a day."""
+    return {"tenant_id": tenant_id, "day": day, **_fields(usage)}

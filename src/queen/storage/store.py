@@ -16,10 +16,21 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from queen.core.model import RESTING_STATES, Decision, Hive, Job, JobState
+from queen.core.tenants import Tenant, TenantUsage
 from queen.core.versions import PolicyActivation, PolicyVersion
 from queen.storage import rows
 from queen.storage.lookup import Lookup
-from queen.storage.tables import DECISIONS, HIVES, JOB_OUTPUTS, JOB_REQUESTS, JOBS, POLICIES, POLICY_ACTIVATIONS
+from queen.storage.tables import (
+    DECISIONS,
+    HIVES,
+    JOB_OUTPUTS,
+    JOB_REQUESTS,
+    JOBS,
+    POLICIES,
+    POLICY_ACTIVATIONS,
+    TENANTS,
+    USAGE,
+)
 from queen.storage.trouble import may_pass, unavailable
 from queen.storage.writer import Writer
 from wire import errors
@@ -78,6 +89,14 @@ class SqlStore:
         """Writes who is in charge from now on, or suspended."""
         self.writer.put(POLICY_ACTIVATIONS, str(activation.order), partial(rows.from_activation, activation))
 
+    def save_tenant(self, tenant: Tenant) -> None:
+        """Writes a tenant."""
+        self.writer.put(TENANTS, tenant.id, partial(rows.from_tenant, tenant))
+
+    def save_usage(self, tenant_id: str, day: int, usage: TenantUsage) -> None:
+        """Writes what a tenant used on a day, replacing what was known of it. Days count from 1970, UTC."""
+        self.writer.put(USAGE, f"{day} {tenant_id}", partial(rows.from_usage, tenant_id, day, usage))
+
     def check_writable(self) -> None:
         """Raises `Unreachable` STORAGE_UNAVAILABLE while writes fail."""
         self.writer.check_writable()
@@ -132,6 +151,35 @@ class SqlStore:
             .limit(limit)
         )
         return [rows.to_decision(row) for row in await self._read(query)]
+
+    async def find_decisions(
+        self, *, job_id: str, policy: str, before: tuple[float, str] | None, limit: int
+    ) -> list[Decision]:
+        """Returns decisions newest first, those made before a (time, id). Empty filters let all pass."""
+        time, decision_id = DECISIONS.c.decide_time, DECISIONS.c.id
+        query = select(DECISIONS).order_by(time.desc(), decision_id.desc()).limit(limit)
+        if job_id:
+            query = query.where(DECISIONS.c.job_id == job_id)
+        if policy:
+            query = query.where(DECISIONS.c.policy == policy)
+        if before is not None:
+            query = query.where((time < before[0]) | ((time == before[0]) & (decision_id < before[1])))
+        return [rows.to_decision(row) for row in await self._read(query)]
+
+    async def list_tenants(self) -> list[Tenant]:
+        """Returns the tenants as last written, by id."""
+        return [rows.to_tenant(row) for row in await self._read(select(TENANTS).order_by(TENANTS.c.id))]
+
+    async def usage_of(self, first_day: int, last_day: int) -> dict[str, TenantUsage]:
+        """Returns what each tenant used from one day to another, both included."""
+        counts = [func.sum(USAGE.c[name]).label(name) for name in ("prompt_tokens", "completion_tokens", "jobs")]
+        query = (
+            select(USAGE.c.tenant_id, *counts)
+            .where(USAGE.c.day.between(first_day, last_day))
+            .group_by(USAGE.c.tenant_id)
+        )
+        found = await self._read(query)
+        return {row.pop("tenant_id"): TenantUsage(**{name: int(count) for name, count in row.items()}) for row in found}
 
     async def load_unfinished(self) -> list[tuple[Job, bytes]]:
         """Returns the jobs that were not at rest with what they ask for, in the order they were accepted."""

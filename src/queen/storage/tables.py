@@ -78,7 +78,7 @@ DECISIONS: Final = Table(
     Column("hive_id", String, nullable=False),
     Column("reason", String, nullable=False),
     Column("candidates", JSON, nullable=False),
-    Column("decide_time", Float, nullable=False),
+    Column("decide_time", Float, nullable=False, index=True),
     Column("duration_s", Float, nullable=False),
     Column("refusal", String, nullable=False),
 )
@@ -110,3 +110,28 @@ POLICY_ACTIVATIONS: Final = Table(
     Column("request_id", String, unique=True),
 )
 """Who was put in charge when, and who was suspended why; rows are only ever added."""
+
+TENANTS: Final = Table(
+    "tenants",
+    METADATA,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("weight", Float, nullable=False),
+    Column("max_concurrent_jobs", BigInteger),
+    Column("max_tokens_daily", BigInteger),
+    Column("max_vram_mb", BigInteger),
+    Column("allowed_models", JSON, nullable=False),
+    Column("create_time", Float, nullable=False),
+    Column("request_id", String, nullable=False),
+)
+
+USAGE: Final = Table(
+    "usage",
+    METADATA,
+    Column("tenant_id", String, primary_key=True),
+    Column("day", BigInteger, primary_key=True),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("jobs", BigInteger, nullable=False),
+)
+"""What each tenant used, by days since 1970 UTC."""

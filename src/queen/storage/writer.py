@@ -14,7 +14,17 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from queen.storage.tables import DECISIONS, HIVES, JOB_OUTPUTS, JOB_REQUESTS, JOBS, POLICIES, POLICY_ACTIVATIONS
+from queen.storage.tables import (
+    DECISIONS,
+    HIVES,
+    JOB_OUTPUTS,
+    JOB_REQUESTS,
+    JOBS,
+    POLICIES,
+    POLICY_ACTIVATIONS,
+    TENANTS,
+    USAGE,
+)
 from queen.storage.trouble import RETRY_AFTER_S, unavailable
 from wire import errors
 
@@ -39,6 +49,8 @@ _WRITTEN: Final[tuple[Table, ...]] = (
     HIVES,
     POLICIES,
     POLICY_ACTIVATIONS,
+    TENANTS,
+    USAGE,
 )
 _DELETES: Final = {
     table.name: delete(table).where(next(iter(table.primary_key)) == bindparam("gone")) for table in _WRITTEN

@@ -43,7 +43,8 @@ class InferenceServiceStub:
     A caller that goes away cancels its job unless `detach` is set. Errors carry google.rpc.ErrorInfo with `reason`
     and, in its metadata, `job_id`:
     INVALID_ARGUMENT: the request is wrong; BadRequest lists every bad field; correct it.
-    NOT_FOUND: MODEL_NOT_FOUND; the message names the nearest models; pull it or correct the name.
+    NOT_FOUND: MODEL_NOT_FOUND or TENANT_NOT_FOUND; the message names the nearest; pull the model or correct the name.
+    PERMISSION_DENIED: MODEL_NOT_ALLOWED; the message names the models the tenant may use; ask for one of these.
     RESOURCE_EXHAUSTED: QUEUE_FULL, DEADLINE_UNREACHABLE, INSUFFICIENT_VRAM or QUOTA_EXCEEDED; try again after RetryInfo
     when there is one; without one it will not fit later either.
     DEADLINE_EXCEEDED: JOB_TIMED_OUT, QUEUE_TIMED_OUT, START_TIMED_OUT, FIRST_TOKEN_TIMED_OUT or WORKER_STALLED; the message
@@ -67,7 +68,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     A caller that goes away cancels its job unless `detach` is set. Errors carry google.rpc.ErrorInfo with `reason`
     and, in its metadata, `job_id`:
     INVALID_ARGUMENT: the request is wrong; BadRequest lists every bad field; correct it.
-    NOT_FOUND: MODEL_NOT_FOUND; the message names the nearest models; pull it or correct the name.
+    NOT_FOUND: MODEL_NOT_FOUND or TENANT_NOT_FOUND; the message names the nearest; pull the model or correct the name.
+    PERMISSION_DENIED: MODEL_NOT_ALLOWED; the message names the models the tenant may use; ask for one of these.
     RESOURCE_EXHAUSTED: QUEUE_FULL, DEADLINE_UNREACHABLE, INSUFFICIENT_VRAM or QUOTA_EXCEEDED; try again after RetryInfo
     when there is one; without one it will not fit later either.
     DEADLINE_EXCEEDED: JOB_TIMED_OUT, QUEUE_TIMED_OUT, START_TIMED_OUT, FIRST_TOKEN_TIMED_OUT or WORKER_STALLED; the message
@@ -93,7 +95,8 @@ class InferenceServiceServicer:
         A caller that goes away cancels its job unless `detach` is set. Errors carry google.rpc.ErrorInfo with `reason`
         and, in its metadata, `job_id`:
         INVALID_ARGUMENT: the request is wrong; BadRequest lists every bad field; correct it.
-        NOT_FOUND: MODEL_NOT_FOUND; the message names the nearest models; pull it or correct the name.
+        NOT_FOUND: MODEL_NOT_FOUND or TENANT_NOT_FOUND; the message names the nearest; pull the model or correct the name.
+        PERMISSION_DENIED: MODEL_NOT_ALLOWED; the message names the models the tenant may use; ask for one of these.
         RESOURCE_EXHAUSTED: QUEUE_FULL, DEADLINE_UNREACHABLE, INSUFFICIENT_VRAM or QUOTA_EXCEEDED; try again after RetryInfo
         when there is one; without one it will not fit later either.
         DEADLINE_EXCEEDED: JOB_TIMED_OUT, QUEUE_TIMED_OUT, START_TIMED_OUT, FIRST_TOKEN_TIMED_OUT or WORKER_STALLED; the message

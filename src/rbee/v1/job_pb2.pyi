@@ -222,7 +222,9 @@ class JobSpec(_message.Message):
     session_id: _builtins.str
     """Groups requests of one conversation, so that they can share a KV cache and take turns fairly. At most 256 bytes."""
     tenant_id: _builtins.str
-    """Who asks. Empty: the default tenant, or the tenant the API key is bound to."""
+    """Who asks. Empty: the tenant the API key is bound to, else the one the call's metadata `x-rbee-tenant` names, else
+    `default`.
+    """
     no_failover: _builtins.bool
     """When true a worker lost mid-answer fails the job instead of going on elsewhere."""
     @_builtins.property

@@ -131,7 +131,7 @@ class TenantServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetUsage(self, request, context):
-        """Tells what a tenant used.
+        """Tells what a tenant used on the days (UTC) that a span of time touches; the answer's span is of whole days.
 
         NOT_FOUND: TENANT_NOT_FOUND; list tenants.
         """

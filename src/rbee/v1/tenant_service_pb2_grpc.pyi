@@ -64,7 +64,7 @@ class TenantServiceStub:
     INVALID_ARGUMENT: the page token is not one of this list's; start without.
     """
     GetUsage: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.TenantServiceGetUsageRequest, _tenant_service_pb2.TenantServiceGetUsageResponse]
-    """Tells what a tenant used.
+    """Tells what a tenant used on the days (UTC) that a span of time touches; the answer's span is of whole days.
 
     NOT_FOUND: TENANT_NOT_FOUND; list tenants.
     """
@@ -105,7 +105,7 @@ class TenantServiceAsyncStub(TenantServiceStub):
     INVALID_ARGUMENT: the page token is not one of this list's; start without.
     """
     GetUsage: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.TenantServiceGetUsageRequest, _tenant_service_pb2.TenantServiceGetUsageResponse]  # type: ignore[assignment]
-    """Tells what a tenant used.
+    """Tells what a tenant used on the days (UTC) that a span of time touches; the answer's span is of whole days.
 
     NOT_FOUND: TENANT_NOT_FOUND; list tenants.
     """
@@ -178,7 +178,7 @@ class TenantServiceServicer:
         request: _tenant_service_pb2.TenantServiceGetUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_service_pb2.TenantServiceGetUsageResponse, _abc.Awaitable[_tenant_service_pb2.TenantServiceGetUsageResponse]]:
-        """Tells what a tenant used.
+        """Tells what a tenant used on the days (UTC) that a span of time touches; the answer's span is of whole days.
 
         NOT_FOUND: TENANT_NOT_FOUND; list tenants.
         """

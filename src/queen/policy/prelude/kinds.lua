@@ -115,8 +115,9 @@ kind("pool", {
 kind("tenant", {
   fields = [[id name quota_vram quota_used quota_max_concurrent_jobs concurrent_jobs quota_tokens_daily tokens_used_today
     weight]],
-  raw = "tokens_counter",
-  computed = { weight = function() return 1 end },
+  raw = "tokens_counter worker_ids",
+  nested = { worker_ids = list },
+  computed = { weight = function() return 1 end, worker_ids = function() return no_list end },
 })
 
 kind("model", {
