@@ -19,6 +19,7 @@ import rig
 from queen.core.model import Device, Hive, Job, Priority, Proposal, Worker, WorkerSpec, WorkerState
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
+from queen.registry.tenants import TenantTable
 from queen.scheduler.cycle import SchedulingCycle
 from queen.scheduler.simple import SimpleScheduler
 from queen.storage.store import SqlStore, open_store
@@ -74,11 +75,12 @@ class Bench:
         self.models = models
         self.orders = count(1)
         self.cluster = Cluster(woken.set)
-        self.jobs = JobTable(store, woken.set)
+        tenants = TenantTable(store, self.cluster.get_worker)
+        self.jobs = JobTable(store, woken.set, tenants)
         self.workers = InstantWorkers()
         self.workers.jobs, self.workers.cluster = self.jobs, self.cluster
         self.cycle = SchedulingCycle(
-            scheduler=SimpleScheduler(str),
+            scheduler=SimpleScheduler(str, tenants),
             jobs=self.jobs,
             cluster=self.cluster,
             dispatcher=self.workers,
@@ -88,6 +90,7 @@ class Bench:
             clock=clock,
             new_id=lambda prefix: f"{prefix}-{next(numbers):010x}",
             woken=woken,
+            tenants=tenants,
         )
         self._add_workers()
 

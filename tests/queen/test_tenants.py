@@ -12,8 +12,9 @@ from queen.core.model import Action, Asks, Failure, JobState, Proposal, Usage, W
 from queen.core.tenants import DAY_S, Quota, Tenant, TenantUsage
 from queen.registry.jobs import JobTable, LiveJob
 from queen.registry.tenants import TenantTable
+from queen.scheduler.simple import SimpleScheduler
 from wire import errors
-from worlds import MODEL, World, job
+from worlds import MODEL, World, job, model_file
 
 
 class Kept:
@@ -176,6 +177,35 @@ def test_a_worker_too_large_for_a_tenant_is_not_started_for_it():
     start = Proposal("job-1", Action.START_WORKER, "", "w2", "mill", spec)
     assert "tenant lab uses 0 of 100 MB" in applier.refusal(start, job(tenant_id="lab"), world.cluster, found)
     assert applier.refusal(start, job(tenant_id="other"), world.cluster, found) == ""
+
+
+LIMITS = {
+    "runs 1 of 1 jobs": Quota(max_concurrent_jobs=1),
+    "uses 0 of 100 MB": Quota(max_vram_mb=100),
+    "tokens of today": Quota(max_tokens_daily=5),
+}
+
+
+@pytest.mark.parametrize("reason", LIMITS)
+async def test_without_a_policy_a_flood_beyond_its_quota_holds_up_nobody(reason):
+    world, found = table(Tenant("flood", quota=LIMITS[reason]), Tenant("lab"))
+    asks = Asks(prompt_tokens=3, max_tokens=3)
+    queue = [job(f"job-{n}", n, tenant_id="flood", asks=asks) for n in range(9)] + [job("other", 10, tenant_id="lab")]
+    proposals = await SimpleScheduler(str, found).decide(queue, world.cluster, 0.0)
+    dispatched = [one.job_id for one in proposals if one.action is Action.DISPATCH]
+    assert dispatched == (["job-0", "other"] if "runs" in reason else ["other"])
+    assert all(reason in one.reason for one in proposals if one.action is Action.WAIT)
+    assert len(proposals) == len(queue)
+
+
+async def test_without_a_policy_no_worker_is_started_that_its_tenant_may_not_use():
+    world = World()
+    world.add_hive(models=(model_file(),))
+    _, found = table(Tenant("small", quota=Quota(max_vram_mb=100)), Tenant("lab"))
+    queue = [job("job-1", 1, tenant_id="small"), job("job-2", 2, tenant_id="lab")]
+    first, second = await SimpleScheduler(str, found).decide(queue, world.cluster, 0.0)
+    assert (first.action, second.action) == (Action.WAIT, Action.START_WORKER)
+    assert "tenant small uses 0 of 100 MB" in first.reason
 
 
 def test_an_unknown_tenant_is_told_the_nearest():

@@ -57,6 +57,7 @@ def list_jobs(
     ] = None,
     queue: Annotated[bool, typer.Option("--queue", help="Only the queue, in queue order.")] = False,
     model: Annotated[str, typer.Option(help="Only jobs of this model, by name or reference.")] = "",
+    tenant: Annotated[str, typer.Option(help="Only jobs of this tenant.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most jobs to list.")] = 50,
     watch: Annotated[bool, typer.Option("--watch", help="Show the list anew every second, until Ctrl+C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
@@ -70,9 +71,11 @@ def list_jobs(
         from rbee.v1 import job_pb2
 
         wanted = [job_pb2.JobState.Value(f"JOB_STATE_{choice.upper()}") for choice in states]
-        return await collected(queen.list_jobs(states=wanted, model=model, page_size=min(limit, 1000)), limit)
+        return await collected(
+            queen.list_jobs(states=wanted, model=model, tenant=tenant, page_size=min(limit, 1000)), limit
+        )
 
-    empty = "no such jobs" if states or model else "no jobs yet; try: rbee infer --model MODEL PROMPT"
+    empty = "no such jobs" if states or model or tenant else "no jobs yet; try: rbee infer --model MODEL PROMPT"
     if watch:
         with_queen(ctx, lambda queen: _watch_list(lambda: ask(queen), empty))
         return
