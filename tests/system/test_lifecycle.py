@@ -46,7 +46,7 @@ async def test_hives_and_workers_outlive_a_killed_queen_and_detached_jobs_go_on(
         first, second = await client.get_job(running.id), await client.get_job(waiting.id)
         assert first.detached
         assert second.detached
-        children = own_queen.descendants()
+        children = own_queen.machines()
         own_queen.kill()
         assert alive(children) == children
     own_queen.start()
