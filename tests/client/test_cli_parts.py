@@ -11,12 +11,12 @@ import pytest
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from client.cli import jobs
+from client.cli import jobs, policy, status
 from client.cli.app import run, with_globals_first
 from client.cli.job_options import file_or_text, model_reference, pairs, prompt_text
 from client.cli.queen_process import DataDir, environment_of
 from client.render import trouble, words
-from rbee.v1 import decision_pb2, generation_pb2, job_pb2
+from rbee.v1 import decision_pb2, generation_pb2, job_pb2, policy_pb2, policy_service_pb2
 from wire import errors
 
 
@@ -268,3 +268,59 @@ def test_candidates_that_are_not_named_are_counted() -> None:
         ["1,200 more", words.NOTHING, words.NOTHING, "all 4 slots are taken"],
         ["3 more", words.NOTHING, words.NOTHING, "eligible"],
     ]
+
+
+def test_a_problem_is_shown_with_its_line_and_a_mark_below_its_column() -> None:
+    problems = [
+        policy_pb2.PolicyProblem(line=2, column=9, message="unknown", source_line="\treturn dispach()", fatal=True),
+        policy_pb2.PolicyProblem(line=3, message="odd", source_line="end"),
+        policy_pb2.PolicyProblem(message="waits for ever", fatal=True),
+    ]
+    assert list(policy.problem_lines(problems, Path("a/mine.lua"))) == [
+        "a/mine.lua:2:9: unknown",
+        "    \treturn dispach()",
+        "    \t       ^",
+        "a/mine.lua:3: warning: odd",
+        "    end",
+        "a/mine.lua: waits for ever",
+    ]
+
+
+@pytest.mark.parametrize(("file", "name"), [("Night Batch.lua", "night-batch"), ("a.b.yaml", "a-b"), ("_x_.lua", "x")])
+def test_a_policy_is_named_after_its_file(file: str, name: str) -> None:
+    assert policy.name_of(Path(file)) == name
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({}, "no policy decides: the queen runs with --scheduler simple"),
+        ({"policy": {"name": "platform"}}, "policy platform decides"),
+        (
+            {"policy": {"name": "mine", "version": "1.0.1"}, "failures": 2, "last_failure": "error: oh"},
+            "policy mine 1.0.1 decides|  2 failures, the newest: error: oh",
+        ),
+        (
+            {"policy": {"name": "mine", "suspension": "error: oh"}, "failures": 3, "last_failure": "error: oh"},
+            (
+                "policy mine is suspended, the platform policy decides: error: oh"
+                "|  mend it and save it, or activate it again: rbee policy activate mine"
+            ),
+        ),
+        (
+            {
+                "policy": {"name": "platform"},
+                "last_failure": "mine 1.0.0 cannot be used: oh",
+                "protections": ["a", "b"],
+            },
+            "policy platform decides|  mine 1.0.0 cannot be used: oh|policies run in a sandbox: a, b",
+        ),
+        (
+            {"policy": {"name": "p"}, "faulty_files": [{"file_name": "m.lua", "message": "m.lua:1: oh"}]},
+            "policy p decides|policy file m.lua is not used, the version before stays: m.lua:1: oh",
+        ),
+    ],
+)
+def test_status_says_who_decides_and_what_is_wrong(fields: dict[str, object], told: str) -> None:
+    standing = policy_service_pb2.PolicyServiceGetStandingResponse(**fields)  # type: ignore[arg-type]
+    assert "|".join(status.policy_lines(standing)) == told

@@ -19,7 +19,7 @@ def test_the_demo_answers_shows_its_decision_and_leaves_nothing():
     assert said.returncode == 0, said.stdout + said.stderr
     assert "A hive is " in said.stdout
     assert "first token after" in said.stderr
-    assert "first idle worker with rbee-tiny" in said.stdout
+    assert "least loaded, 4 of 4 slots free" in said.stdout
     data_dir = re.search(r"log (\S+)/logs/queen\.log", said.stdout + said.stderr)[1]
     assert not Path(data_dir).exists()
     lines = [" ".join(one.info["cmdline"] or []) for one in psutil.process_iter(["cmdline"])]

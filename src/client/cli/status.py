@@ -78,8 +78,10 @@ def policy_lines(standing: policy_service_pb2.PolicyServiceGetStandingResponse) 
         yield f"  mend it and save it, or activate it again: rbee policy activate {policy.name}"
     else:
         yield f"policy {policy.name} {policy.version}".rstrip() + " decides"
-    if standing.last_failure and standing.last_failure != policy.suspension:
+    if standing.failures and standing.last_failure != policy.suspension:
         yield f"  {words.plural(standing.failures, 'failure')}, the newest: {standing.last_failure}"
+    elif standing.last_failure and not policy.suspension:
+        yield f"  {standing.last_failure}"
     for file in standing.faulty_files:
         yield f"policy file {file.file_name} is not used, the version before stays: {file.message}"
     if standing.protections:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import sys
 from collections.abc import Callable, Mapping
@@ -23,6 +24,9 @@ from wire import errors
 
 TIMEOUT_S: Final = 30.0
 """Longest time a trial may take; a policy that hangs beyond the reach of the deadline is found by this."""
+
+NICENESS: Final = 10
+"""A trial is never worth a token that comes late."""
 
 _MEMORY_BYTES: Final = 1 << 30
 _ANSWER_BYTES_MAX: Final = 8 << 20
@@ -109,9 +113,10 @@ def answer(request: Mapping[str, Any], randomness: Callable[[int], Randomness]) 
 
 
 def limit_this_process() -> None:
-    """Takes from this process what a policy could abuse: memory, processor time, files and processes."""
+    """Takes from this process what a policy could abuse: memory, processor time, files, processes and its priority."""
     kinds()  # reads the prelude while files can still be opened, as the next line does what YAML is read with
     yaml_compiler.compile("rules: [{name: r, condition: always, action: {select: workers.first()}}]", "r.yaml")
+    os.nice(NICENESS)
     seconds = int(TIMEOUT_S)
     for which, most in (
         (resource.RLIMIT_AS, _MEMORY_BYTES),

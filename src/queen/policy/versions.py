@@ -90,8 +90,14 @@ class Policies:
             faults.append(FieldFault("source", "the text of a policy; it is empty"))
         if faults:
             raise errors.invalid(faults)
+        digest = hashlib.sha256(source.encode()).hexdigest()
+        checked = None
+        if not any(_is(one, digest, version) for one in await self._versions(name)):
+            # Not while others wait: a text can keep its check busy for a minute.
+            checked = await check.check(source, file_name or name, language)
+            if not checked.valid:
+                raise check.refused(checked.problems, file_name or name)
         async with self._one_at_a_time:
-            digest = hashlib.sha256(source.encode()).hexdigest()
             known = await self._versions(name)
             if found := next((one for one in reversed(known) if _is(one, digest, version)), None):
                 if again:
@@ -102,10 +108,7 @@ class Policies:
                     f"{name} {version} is saved already, with another text; leave the version out to save the next one",
                     "POLICY_VERSION_EXISTS",
                 )
-            shown = file_name or name
-            checked = await check.check(source, shown, language)
-            if not checked.valid:
-                raise check.refused(checked.problems, shown)
+            assert checked is not None, "versions are never removed, and it was none of them"
             saved = PolicyVersion(
                 name=name,
                 version=version or versions.next_version([one.version for one in known], checked.said_version),

@@ -153,8 +153,7 @@ class PolicyService(policy_service_pb2_grpc.PolicyServiceServicer):
             return answer
         standing = self._scheduler.standing
         answer.policy.name, answer.policy.version, answer.policy.active = standing.name, standing.version, True
-        if standing.suspended:
-            answer.policy.suspension = self._policies.charge.suspension or standing.last_failure
+        answer.policy.suspension = self._suspension()
         answer.failures = standing.failures
         answer.last_failure = standing.last_failure or self._policies.unusable
         return answer
@@ -187,7 +186,6 @@ class PolicyService(policy_service_pb2_grpc.PolicyServiceServicer):
 
     def _message(self, policy: PolicyVersion | None, *, with_text: bool = True) -> policy_pb2.Policy:
         """Returns a version as the contract has it; None is the platform policy."""
-        charge = self._policies.charge
         if policy is None:
             text = platform.source() if with_text else ""
             message = policy_pb2.Policy(name=PLATFORM, source=text, compiled_lua=text, author="rbee")
@@ -203,10 +201,17 @@ class PolicyService(policy_service_pb2_grpc.PolicyServiceServicer):
                 author=policy.author,
             )
             message.create_time.FromNanoseconds(round(policy.create_time * 1e9))
-        in_charge = (message.name, message.version) == (charge.name, charge.version)
-        message.active = in_charge and self._scheduler is not None
-        message.suspension = charge.suspension if message.active else ""
+        if self._scheduler is not None:
+            standing = self._scheduler.standing
+            message.active = (message.name, message.version) == (standing.name, standing.version)
+            message.suspension = self._suspension() if message.active else ""
         return message
+
+    def _suspension(self) -> str:
+        """Returns why the active policy is suspended, "" when it is not."""
+        if self._scheduler is None or not self._scheduler.standing.suspended:
+            return ""
+        return self._scheduler.standing.last_failure or self._policies.charge.suspension
 
 
 def _problem(problem: Problem) -> policy_pb2.PolicyProblem:
