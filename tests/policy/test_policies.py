@@ -1,6 +1,7 @@
 """The policies that ship pass their cases and are valid."""
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -36,5 +37,12 @@ def test_they_are_valid(path):
     report = validate(
         path.read_text(), path.name, platform_source=PLATFORM, randomness=random.Random, seed=7, clusters=25
     )
+    assert report.problems == ()
+    assert report.decisions > 0
+
+
+def test_the_first_policy_of_the_readme_is_valid():
+    (source,) = re.findall(r"```lua\n(.*?)```", (POLICIES.parent / "README.md").read_text(), re.DOTALL)
+    report = validate(source, "mine.lua", platform_source=PLATFORM, randomness=random.Random, seed=7, clusters=25)
     assert report.problems == ()
     assert report.decisions > 0
