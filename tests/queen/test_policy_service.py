@@ -66,6 +66,7 @@ async def serving(folder, *, mode="home", runs_policies=True):
         files=None,
         protections=lambda: ("seccomp",),
         simulations=simulations,
+        store=store,
     )
     async with asyncio.TaskGroup() as group:
         group.create_task(store.writer.run())
