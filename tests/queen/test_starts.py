@@ -177,3 +177,15 @@ async def test_a_start_that_is_cut_short_is_left_to_the_next_cycle_and_not_for_e
             await world.until(lambda: not world.world.cluster.list_online_workers())
             assert bool(world.failures) is not bool(left)
         assert world.failures["job-1"].reason == "WORKER_KILLED"
+
+
+@pytest.mark.parametrize("reason", ["HIVE_UNREACHABLE", "HIVE_STOPPING"])
+async def test_a_hive_that_is_gone_gets_no_more_starts_until_it_reports(scene, reason):
+    async with scene(mill=failing(reason)) as world:
+        live = world.waiting(1)
+        world.start(live, "mill")
+        await world.until(lambda: not world.world.cluster.list_online_workers())
+        assert world.failures == {}
+        assert world.world.cluster.list_available_hives() == []
+        world.world.cluster.heard("mill", 1.0, {})
+        assert [hive.id for hive in world.world.cluster.list_available_hives()] == ["mill"]

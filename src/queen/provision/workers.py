@@ -12,7 +12,7 @@ from opentelemetry import trace
 
 from queen.core import feasibility
 from queen.core.faults import MAX_ATTEMPTS
-from queen.core.model import Hive, JobState, Proposal, Worker, WorkerSpec, WorkerState
+from queen.core.model import Hive, HiveState, JobState, Proposal, Worker, WorkerSpec, WorkerState
 from queen.links import events
 from queen.links.hives import HiveLinks
 from queen.registry.cluster import Cluster
@@ -30,7 +30,8 @@ DRAIN_S: Final = 30.0
 RETRY_ROOM_S: Final = 10.0
 """When to ask again for a worker there is no room for now, seconds."""
 
-_CUT_SHORT: Final = frozenset({"WORKER_KILLED", "HIVE_UNREACHABLE", "HIVE_STOPPING"})
+_HIVE_GONE: Final = frozenset({"HIVE_UNREACHABLE", "HIVE_STOPPING"})
+_CUT_SHORT: Final = frozenset({"WORKER_KILLED", *_HIVE_GONE})
 """Failures that say nothing about the model or the machine: a start may do better next time, also in the same place."""
 
 
@@ -229,7 +230,11 @@ class WorkerStarts:
             try:
                 async for changes in self._links.spawn_worker(hive.address, spec, ready_timeout_s):
                     self._cluster.heard_worker(hive.id, spec.worker_id, self._clock.now(), changes)
-            except errors.RbeeError:
+            except errors.RbeeError as error:
+                known = self._cluster.get_hive(hive.id)
+                if error.reason in _HIVE_GONE and known is not None and known.state is HiveState.HEALTHY:
+                    # It gets no more starts until it reports again: five in a row would fail within milliseconds.
+                    self._cluster.set_hive_state(hive.id, HiveState.DEGRADED)
                 self._cluster.forget_worker(spec.worker_id)
                 raise
         log.info("worker %s is ready on %s", spec.worker_id, hive.id)
