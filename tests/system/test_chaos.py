@@ -31,6 +31,7 @@ def seeds():
     return [random.randrange(10**6) for _ in range(int(os.environ.get("RBEE_CHAOS_ROUNDS", "1")))]
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize("seed", seeds())
 async def test_jobs_outlive_whatever_is_killed_or_stopped(seed, tmp_path, capsys):
