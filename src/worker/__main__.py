@@ -98,10 +98,11 @@ async def _serve(settings: config.Settings, engine: Engine, clock: Clock) -> Non
             )
             server = Server(PROGRAM)
             services.serve(server, servicer)
+            server.addressee = settings.worker_id  # before it listens: its port may have been another's a moment ago
             try:
                 port = await _listen(server, settings)
                 _log_address(settings, engine, port)
-                announcement = tasks.create_task(_announce(settings, engine, server, lifetime))
+                announcement = tasks.create_task(_announce(settings, engine, port, lifetime))
                 await lifetime.over()
                 announcement.cancel()
                 await _finish(server, generations)
@@ -140,12 +141,12 @@ def _log_address(settings: config.Settings, engine: Engine, port: int) -> None:
     )
 
 
-async def _announce(settings: config.Settings, engine: Engine, server: Server, lifetime: Lifetime) -> None:
+async def _announce(settings: config.Settings, engine: Engine, port: int, lifetime: Lifetime) -> None:
     """Says to the hive, if there is one, that this worker is ready, and ends with the hive from then on."""
     if settings.hive:
         lifetime.watch_hive()
-        server.addressee = await links.announce(settings.hive, settings.token, server.port, engine)
-        log.info("the hive at %s knows this worker as %s", settings.hive, server.addressee)
+        worker_id = await links.announce(settings.hive, settings.token, port, engine)
+        log.info("the hive at %s knows this worker as %s", settings.hive, worker_id)
 
 
 async def _finish(server: Server, generations: Generations) -> None:

@@ -50,6 +50,7 @@ _ENGINE_OPTIONS: Final = (
 KEYS: Final = (
     Key("model", "RBEE_WORKER_MODEL", _optional(path), "", "path of the GGUF file; synthetic needs none", "PATH"),
     Key("model_ref", "RBEE_WORKER_MODEL_REF", str, "", "name of the model to report; empty: file:PATH", "REF"),
+    Key("worker_id", "RBEE_WORKER_ID", str, "", "id its hive knows it by; calls for another are refused", "ID"),
     Key("engine", "RBEE_WORKER_ENGINE", one_of("llamacpp", "synthetic"), "llamacpp", "llamacpp or synthetic", "NAME"),
     Key("port", "RBEE_WORKER_PORT", _optional(_between(0, 65_535)), "",
         f"TCP port, 0: any free one; empty: first free of {FIRST_PORT} to {LAST_PORT}", "N"),
@@ -72,6 +73,7 @@ class Settings:
 
     model: Path | None
     model_ref: str
+    worker_id: str
     engine: str
     port: int | None
     listen_host: str

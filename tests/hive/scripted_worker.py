@@ -58,7 +58,7 @@ async def announce(hive, token, port, args):
 
 async def main():
     parser = argparse.ArgumentParser()
-    for name in ("--model", "--model-ref", "--engine", "--hive"):
+    for name in ("--model", "--model-ref", "--worker-id", "--engine", "--hive"):
         parser.add_argument(name, required=True)
     parser.add_argument("--slots", type=int)
     parser.add_argument("--context-length", type=int)

@@ -89,15 +89,15 @@ async def test_a_job_whose_turn_would_come_too_late_is_refused_at_once(queen):
     async with client_library.connect(queen.address) as client:
         options = {"tokens_per_second": "50", "completion_tokens": "10"}
         worker = await client.spawn_worker(MODEL, slots=1, engine_options=options)
-        jobs = [await client.submit(model=MODEL, prompt="x") for _ in range(60)]
-        await client.watch(jobs[19].id).text()
+        jobs = await client.submit_batch([("", {"model": MODEL, "prompt": "x"})] * 60)
+        await client.watch(jobs[19]).text()
         with pytest.raises(client_library.NoCapacity, match="a second are served: its turn would come in") as caught:
             await client.infer(model=MODEL, prompt="x", queue_timeout_s=1.0).text()
         assert caught.value.reason == "DEADLINE_UNREACHABLE"
         assert 1.0 <= caught.value.retry_after_s <= 60.0
         assert (await client.submit(model=MODEL, prompt="x", session="other", queue_timeout_s=30.0)).queue_position <= 2
-        for job in jobs:
-            await client.cancel(job.id)
+        for job_id in jobs:
+            await client.cancel(job_id)
         await client.stop_worker(worker.id, force=True)
 
 

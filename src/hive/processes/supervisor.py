@@ -185,6 +185,7 @@ class Supervisor:
         arguments = {
             "--model": worker.model_argument,
             "--model-ref": spec.model_ref,
+            "--worker-id": spec.worker_id,
             "--engine": spec.engine,
             "--slots": str(spec.slots),
             "--context-length": str(spec.context_length),
