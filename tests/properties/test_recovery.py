@@ -476,6 +476,7 @@ async def play(steps):
 
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")  # a queen is killed before a task has begun
+@pytest.mark.soak
 @given(STEPS)
 @settings(max_examples=400, deadline=None)
 def test_every_job_comes_to_rest_and_its_caller_has_each_token_once(steps):

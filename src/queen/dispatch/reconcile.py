@@ -71,7 +71,7 @@ class Reconciler:
 
     async def _settle(self, worker: Worker, generation: KnownGeneration) -> None:
         live = self._jobs.get(generation.job_id)
-        if live is not None and live.held and _was_given(live, worker, generation):
+        if live is not None and live.held and not live.job.resting and _was_given(live, worker, generation):
             self._take_over(live, worker, generation)
         elif not generation.ended and not (live is not None and _runs(live, worker)):
             log.info("worker %s still runs a job that is not its own any more; it is ended", worker.id)
