@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 from opentelemetry import context as otel_context
@@ -19,6 +18,7 @@ from queen.core.faults import (
     WorkerCommunicationFailed,
 )
 from queen.core.model import Attempt, Failure, Job, JobState, Proposal, Usage, Worker
+from queen.dispatch.reconnect import Reconnect
 from queen.dispatch.stall import StallWatch
 from queen.links import events
 from queen.links.workers import Generation, WorkerLinks
@@ -32,9 +32,6 @@ log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S: Final = 1.0
 BACKOFF_MOST_S: Final = 60.0
-
-RECONNECT_S: Final = 10.0
-"""How long hives that were there may take to report to a new queen; they try at least every 2 s."""
 
 _DOUBTS: Final = {"WORKER_LOST", "WORKER_DRAINING", "WORKER_STALLED", "NO_FREE_SLOT", "GENERATION_EXISTS"}
 """Failures after which it is not known what a worker runs; it gets no jobs until it has told."""
@@ -65,7 +62,7 @@ class JobDispatcher:
         self._jitter = jitter
         self._abandon = abandon
         self._group = group
-        self._began_s = clock.monotonic()
+        self._reconnect = Reconnect(cluster, clock)
 
     def dispatch(self, job_id: str, worker: Worker) -> None:
         """Starts running a job whose slot is reserved; returns at once."""
@@ -142,9 +139,7 @@ class JobDispatcher:
         """
         if not job.attempts:
             return []
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, self._began_s + RECONNECT_S - self._clock.monotonic())):
-                await self._cluster.until(lambda: self._has_told(job.attempt))
+        await self._reconnect.until(lambda: self._has_told(job.attempt))
         worker = self._cluster.get_worker(job.attempt.worker_id)
         if worker is None:
             return []

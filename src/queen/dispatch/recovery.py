@@ -9,7 +9,8 @@ from typing import Final
 
 from queen.core.model import Failure
 from queen.dispatch.callers import Callers
-from queen.dispatch.dispatcher import RECONNECT_S, JobDispatcher
+from queen.dispatch.dispatcher import JobDispatcher
+from queen.dispatch.reconnect import RECONNECT_S
 from queen.links import events
 from queen.registry.jobs import JobTable, LiveJob
 from wire import errors

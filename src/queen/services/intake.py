@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 from google.protobuf.duration_pb2 import Duration
@@ -15,7 +13,8 @@ from queen.core import admission, tenants
 from queen.core.limits import LimitRules, Wanted, resolve
 from queen.core.model import Job, JobState, JobType, Priority, StageLimits
 from queen.core.ports import Store
-from queen.dispatch.dispatcher import RECONNECT_S, JobDispatcher
+from queen.dispatch.dispatcher import JobDispatcher
+from queen.dispatch.reconnect import Reconnect
 from queen.links import events
 from queen.links.hives import HiveLinks
 from queen.registry.cluster import Cluster
@@ -34,8 +33,7 @@ class Models:
     def __init__(self, cluster: Cluster, hives: HiveLinks, clock: Clock) -> None:
         self._cluster = cluster
         self._hives = hives
-        self._clock = clock
-        self._began_s = clock.monotonic()
+        self._reconnect = Reconnect(cluster, clock)
 
     async def resolve(self, wanted: str) -> str:
         """Returns the reference a name, reference or path means.
@@ -57,9 +55,7 @@ class Models:
 
     async def _find_when_hives_are_back(self, wanted: str) -> str | None:
         """Looks again once the hives that were there before the queen was restarted have reported, if one has not."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, self._began_s + RECONNECT_S - self._clock.monotonic())):
-                await self._cluster.until(lambda: not self._cluster.awaits_hives())
+        await self._reconnect.until(lambda: not self._cluster.awaits_hives())
         return self._cluster.models.find(wanted)
 
     async def _find_outside(self, wanted: str) -> str:
