@@ -45,6 +45,7 @@ from queen.services.jobs import JobService
 from queen.services.models import ModelService
 from queen.services.policies import PolicyService
 from queen.services.prompts import Prompts
+from queen.services.rested import Rested
 from queen.services.simulations import Simulations
 from queen.services.telemetry import TelemetryService
 from queen.services.tenants import TenantService
@@ -57,9 +58,8 @@ from wire.server import Server
 
 log = logging.getLogger(__name__)
 
-DRAIN_S = 30.0
+DRAIN_S: Final = 30.0
 """How long streams may finish when the queen is told to stop (architecture.md section 2)."""
-
 
 STOPPED_S: Final = 1.0
 """A timer that fires this late means that the queen did not run in between."""
@@ -289,7 +289,8 @@ class _Queen:
             name=self._settings.hive_name,
             group=self._group,
         )
-        serve("InferenceService", InferenceService(self._intake, self._callers, self.jobs), {"Infer"})
+        rested = Rested(self._store, self._dispatcher)
+        serve("InferenceService", InferenceService(self._intake, self._callers, self.jobs, rested), {"Infer"})
         serve(
             "JobService",
             JobService(
@@ -297,6 +298,7 @@ class _Queen:
                 intake=self._intake,
                 dispatcher=self._dispatcher,
                 callers=self._callers,
+                rested=rested,
                 store=self._store,
                 clock=clock,
                 cluster=self.cluster,

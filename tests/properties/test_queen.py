@@ -124,6 +124,7 @@ def test_the_table_follows_the_lifecycle_and_keeps_its_queue_in_order(happenings
     assert {one.id for one in waiting} == {one.job.id for one in live if one.job.state is JobState.QUEUED}
     assert waiting == sorted(waiting, key=lambda one: (one.priority is Priority.BATCH, one.order))
     for one in live:
+        table.delivered(one)  # the answer nobody was there to read
         assert store.jobs[one.job.id] == one.job
         assert (one.job.id in store.requests) == (one.job.state not in RESTING_STATES)
         assert (one.job.id in store.outputs) <= (one.job.state not in RESTING_STATES)

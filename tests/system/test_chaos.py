@@ -196,8 +196,11 @@ def kept_faults(job: dict) -> list[str]:
     faults, wanted = [], job["detached"] and job["state"] == "complete"
     if job["has_request"]:
         faults.append("its request is kept")
-    if bool(job["has_output"]) is not bool(wanted):
-        faults.append("its output is kept" if job["has_output"] else "its output is not kept")
+    if wanted and not job["has_output"]:
+        faults.append("its output is not kept")
+    # That of an attended one is, where a queen was killed before she knew that its caller has it.
+    if job["has_output"] and job["state"] != "complete":
+        faults.append("its output is kept")
     return faults
 
 

@@ -159,3 +159,27 @@ async def test_an_answer_that_ended_just_before_a_kill_is_still_to_be_had(own_qu
         assert await client.watch(answer.job_id).text() == whole
         with pytest.raises(rbee.NotFound):
             await client.watch("job-none").text()
+
+
+async def test_an_answer_that_ended_while_its_caller_was_away_outlives_queen_and_worker(own_queen):
+    own_queen.start()
+    async with rbee.connect(own_queen.address, reattach_s=0) as client:
+        worker = await spawn_slow(client)
+        asked = {"model": SLOW, "prompt": "x", "request_id": "who-asks-again"}
+        first = client.infer(**asked)
+        pieces = first.pieces()
+        await anext(pieces)
+        assert [job.id async for job in client.list_jobs()] == [first.job_id]  # it is on disk
+        own_queen.kill()
+        with pytest.raises(rbee.Unreachable, match="went away"):
+            [piece async for piece in pieces]
+    await asyncio.to_thread(own_queen.start)
+    async with rbee.connect(own_queen.address) as client:
+        while (await client.get_job(first.job_id)).state != job_pb2.JOB_STATE_COMPLETE:
+            await asyncio.sleep(0.05)
+        assert [job.id async for job in client.list_jobs()] == [first.job_id]  # it is on disk
+        await restart(own_queen, meanwhile=lambda: os.kill(worker.pid, signal.SIGKILL))
+        assert await client.infer(**asked).text() == "".join(WORDS)
+        assert [job.id async for job in client.list_jobs()] == [first.job_id]  # what is forgotten now is so on disk
+        with pytest.raises(rbee.WrongState, match="no longer kept"):
+            await client.infer(**asked).text()

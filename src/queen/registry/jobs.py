@@ -34,7 +34,8 @@ class LiveJob:
     `prefix`: ids of tokens its caller has from before the first event of the feed; None when they are not known.
     `grace_s`: how long it goes on without a caller. Of a job taken over from an earlier queen: `held` while it is not
     known where it stands, `present` whether its caller is back, `received` the ids of the tokens he says he has.
-    `give_up` ends the attempt that runs, with an error, if nothing was heard of it for some seconds.
+    `give_up` ends the attempt that runs, with an error, if nothing was heard of it for some seconds. `unread`: its answer is
+    kept on disk for a caller who was away when it ended.
     """
 
     job: Job
@@ -56,6 +57,7 @@ class LiveJob:
     received: tuple[int, ...] = ()
     give_up: Callable[[RbeeError, float], None] | None = None
     position_told: int = 0
+    unread: bool = False
 
     @property
     def open_attempt(self) -> Attempt | None:
@@ -188,10 +190,17 @@ class JobTable:
     def completed(self, live: LiveJob, now: float, **facts: Any) -> Job:
         """It ended well; `facts` are usage, finish_reason and seed."""
         job = self._move(live, JobEvent.COMPLETED, end_time=now, attempts=_ended(live.job.attempts, now), **facts)
-        if job.detached:  # its caller comes back for the answer, maybe after a long time
+        if job.detached or not live.feed.readers:  # its caller comes back for the answer, maybe after a long time
             self._store.save_output(job.id, live.feed.sequence_at(0), live.feed.frames)
+            live.unread = not job.detached
         live.feed.close()
         return job
+
+    def delivered(self, live: LiveJob) -> None:
+        """Its caller has all of it, or comes no more: an answer that was kept for him alone is forgotten."""
+        if live.unread:
+            live.unread = False
+            self._store.drop_output(live.job.id)
 
     def failed(self, live: LiveJob, failure: Failure, error: RbeeError, now: float, usage: Usage | None = None) -> Job:
         """It ended with an error, which its callers get; `usage` is what it took until then."""
@@ -251,6 +260,7 @@ class JobTable:
         if len(self._resting) > KEPT_AFTER_REST:
             _, oldest = self._resting.popitem(last=False)
             self._by_request.pop(oldest.job.request_id, None)
+            self.delivered(oldest)
 
 
 def _tell(tenants: TenantTable, job: Job) -> None:

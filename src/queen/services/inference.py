@@ -8,10 +8,12 @@ from typing import Any
 import grpc
 from opentelemetry import trace
 
+from queen.core.model import Job
 from queen.dispatch.callers import LONGEST_GRACE_S, Callers
 from queen.links import events
 from queen.registry.jobs import JobTable, LiveJob
 from queen.services.intake import Intake
+from queen.services.rested import Rested
 from queen.services.tenants import named_by
 from rbee.v1 import inference_service_pb2, inference_service_pb2_grpc
 from wire import errors, telemetry
@@ -22,21 +24,25 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class InferenceService(inference_service_pb2_grpc.InferenceServiceServicer):
     """Takes a job in and relays its events unread; a caller that goes away ends its job unless it is detached."""
 
-    def __init__(self, intake: Intake, callers: Callers, jobs: JobTable) -> None:
+    def __init__(self, intake: Intake, callers: Callers, jobs: JobTable, rested: Rested) -> None:
         self._intake = intake
         self._callers = callers
         self._jobs = jobs
+        self._rested = rested
 
     async def Infer(self, request: inference_service_pb2.InferRequest, context: Context) -> None:
         """Runs one job and streams its events."""
         with telemetry.tracer().start_as_current_span(telemetry.SPAN_INFER, kind=trace.SpanKind.SERVER):
-            live = await self._live(request, context.time_remaining(), named_by(context))
-            self._jobs.follow(live)
-            await attend(live, self._callers, context, events.job_id_frame(live.job.id))
+            found = await self._find(request, context.time_remaining(), named_by(context))
+            if isinstance(found, Job):
+                await self._rested.tell(found, context, events.job_id_frame(found.id))
+                return
+            self._jobs.follow(found)
+            await attend(found, self._jobs, self._callers, context, events.job_id_frame(found.job.id))
 
-    async def _live(
+    async def _find(
         self, request: inference_service_pb2.InferRequest, deadline_s: float | None, tenant_id: str
-    ) -> LiveJob:
+    ) -> LiveJob | Job:
         if request.received_token_ids and not request.request_id:
             raise errors.invalid([errors.FieldFault("request_id", "the one the received tokens were sent for")])
         known = await self._intake.known(
@@ -55,14 +61,12 @@ class InferenceService(inference_service_pb2_grpc.InferenceServiceServicer):
             )
         if isinstance(known, LiveJob):
             self._callers.came(known, request.received_token_ids)
-            return known
-        raise errors.WrongState(
-            f"job {known.id} of this request has ended and its output is not kept; see: rbee jobs show {known.id}",
-            "OUTPUT_DROPPED",
-        )
+        return known
 
 
-async def attend(live: LiveJob, callers: Callers, context: Context, head: bytes, after_sequence: int = 0) -> None:
+async def attend(
+    live: LiveJob, jobs: JobTable, callers: Callers, context: Context, head: bytes = b"", after_sequence: int = 0
+) -> None:
     """Writes a job's events to a caller until it ends; what gathers during a write goes with the next one.
 
     `head` goes in front of the first message. Raises the error the job ends with.
@@ -72,6 +76,7 @@ async def attend(live: LiveJob, callers: Callers, context: Context, head: bytes,
             while news := await reader.read():
                 await context.write(head + news)
                 head = b""
+        jobs.delivered(live)
     except asyncio.CancelledError:
         callers.went(live)
         raise

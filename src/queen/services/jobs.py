@@ -14,17 +14,16 @@ from queen.core.model import Job, JobState
 from queen.core.ports import Store
 from queen.dispatch.callers import Callers
 from queen.dispatch.dispatcher import JobDispatcher
-from queen.links import events
 from queen.registry.cluster import Cluster
-from queen.registry.feed import MOST_JOINED
 from queen.registry.jobs import JobTable, LiveJob
 from queen.registry.tenants import TenantTable
 from queen.services import convert, paging
 from queen.services.inference import attend
 from queen.services.intake import Intake
+from queen.services.rested import Rested
 from queen.services.tenants import named_by
 from rbee.v1 import job_pb2, job_service_pb2, job_service_pb2_grpc
-from wire import errors, status
+from wire import errors
 from wire.clock import Clock
 
 pb = job_service_pb2
@@ -46,6 +45,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         intake: Intake,
         dispatcher: JobDispatcher,
         callers: Callers,
+        rested: Rested,
         store: Store,
         clock: Clock,
         cluster: Cluster,
@@ -55,6 +55,7 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         self._intake = intake
         self._dispatcher = dispatcher
         self._callers = callers
+        self._rested = rested
         self._store = store
         self._clock = clock
         self._cluster = cluster
@@ -104,24 +105,11 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         if live is not None:
             self._jobs.follow(live)
             self._callers.came(live, request.received_token_ids)
-            await attend(live, self._callers, context, b"", request.after_sequence)
+            await attend(live, self._jobs, self._callers, context, after_sequence=request.after_sequence)
             return
         await self._store.flush()  # it may have come to rest a moment ago
         job = await self._find(request.job_id)
-        if job.failure is not None:
-            raise status.from_code_number(job.failure.code, job.failure.message, job.failure.reason)
-        if job.state is JobState.CANCELLED:
-            raise errors.Cancelled(f"job {job.id} was cancelled", "JOB_CANCELLED")
-        # A queen that was killed right after the end of a job may not have handed on the last of it.
-        _, kept = await self._store.get_output(job.id) or (0, await self._dispatcher.kept_events(job))
-        if kept:
-            news = [frame for frame in kept if events.sequence_of(frame) > request.after_sequence]
-            for begin in range(0, len(news), MOST_JOINED):
-                await context.write(b"".join(news[begin : begin + MOST_JOINED]))
-            return
-        raise errors.WrongState(
-            f"the output of job {job.id} is no longer kept; see: rbee jobs show {job.id}", "OUTPUT_DROPPED"
-        )
+        await self._rested.tell(job, context, after_sequence=request.after_sequence)
 
     async def Get(self, request: pb.JobServiceGetRequest, context: Context) -> pb.JobServiceGetResponse:
         """Tells where a job stands."""
