@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -43,6 +44,11 @@ class Reader:
     @property
     def text(self):
         return "".join(piece.text for piece in self.pieces)
+
+
+def ended_on_disk(queen):
+    with closing(sqlite3.connect(queen.data_dir / "queen.db")) as database:
+        return database.execute("SELECT count(*) FROM jobs WHERE state = 'complete'").fetchone() == (1,)
 
 
 async def restart(queen, *, meanwhile=lambda: None):
@@ -174,11 +180,9 @@ async def test_an_answer_that_ended_while_its_caller_was_away_outlives_queen_and
         with pytest.raises(rbee.Unreachable, match="went away"):
             [piece async for piece in pieces]
     await asyncio.to_thread(own_queen.start)
+    await asyncio.to_thread(wait_for, lambda: ended_on_disk(own_queen), "the answer has ended")
+    await restart(own_queen, meanwhile=lambda: os.kill(worker.pid, signal.SIGKILL))
     async with rbee.connect(own_queen.address) as client:
-        while (await client.get_job(first.job_id)).state != job_pb2.JOB_STATE_COMPLETE:
-            await asyncio.sleep(0.05)
-        assert [job.id async for job in client.list_jobs()] == [first.job_id]  # it is on disk
-        await restart(own_queen, meanwhile=lambda: os.kill(worker.pid, signal.SIGKILL))
         assert await client.infer(**asked).text() == "".join(WORDS)
         assert [job.id async for job in client.list_jobs()] == [first.job_id]  # what is forgotten now is so on disk
         with pytest.raises(rbee.WrongState, match="no longer kept"):
