@@ -34,8 +34,8 @@ class LiveJob:
     `prefix`: ids of tokens its caller has from before the first event of the feed; None when they are not known.
     `grace_s`: how long it goes on without a caller. Of a job taken over from an earlier queen: `held` while it is not
     known where it stands, `present` whether its caller is back, `received` the ids of the tokens he says he has.
-    `give_up` ends the attempt that runs, with an error, if nothing was heard of it for some seconds. `unread`: the answer
-    is on disk for a caller who was away when it ended.
+    `give_up` ends the attempt that runs, with an error, if nothing was heard of it for some seconds. `unread`: the
+    answer is on disk for a caller who was away when it ended.
     """
 
     job: Job
