@@ -26,8 +26,6 @@ HIVES = ("ash", "birch", "cedar")
 REAL, SLOW = "rbee-tiny", "synthetic:slow"
 SLOTS = 4
 SLOW_OPTIONS = {"tokens_per_second": "20"}
-WANTED = {REAL: 2, SLOW: 1}
-"""Workers of each model on each hive: six with the real model, and three slow ones, whose jobs are there to be hit."""
 
 LONG = (
     *("Tell me a story", "Tell me a long story", "Tell me a story about a hive"),
@@ -68,6 +66,20 @@ class Hive:
                 stderr=log,
                 start_new_session=True,
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much there is of each model: workers on each hive, and callers with the jobs each of them has."""
+
+    workers: dict[str, int]
+    callers: dict[str, tuple[int, int]]
+
+
+WHOLE = Size({REAL: 2, SLOW: 1}, {REAL: (20, 10), SLOW: (6, 6)})
+"""200 jobs with the real model on six workers; slow ones on three more, whose jobs are there to be hit."""
+
+SMALL = Size({REAL: 1, SLOW: 1}, {REAL: (8, 4), SLOW: (4, 3)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +220,8 @@ class Caller:
 class Cluster:
     """Queen, three hives and their workers, with a keeper that starts again what has ended."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, wanted: dict[str, int]) -> None:
+        self._wanted = wanted
         self.queen = Queen(folder, RBEE_LOG_FORMAT="json")
         self.hives = [Hive(self.queen, name) for name in HIVES]
         self.done: Counter[str] = Counter()
@@ -251,7 +264,7 @@ class Cluster:
         online = {hive.id async for hive in client.hives() if hive.state == hive_pb2.HIVE_STATE_HEALTHY}
         have = Counter([(one.hive_id, one.model) async for one in client.workers() if one.state in _SERVING])
         for name in online & set(HIVES) - self._spawning:
-            for model, wanted in WANTED.items():
+            for model, wanted in self._wanted.items():
                 if have[name, model] < wanted:
                     self._spawning.add(name)
                     group.create_task(self._spawn(client, name, model))
@@ -267,7 +280,7 @@ class Cluster:
 
     async def full(self, client: rbee.Client) -> list[worker_pb2.Worker]:
         """Returns the workers once all that are wanted, and no others, are there and none has a slot taken."""
-        wanted = Counter({(name, model): count for name in HIVES for model, count in WANTED.items()})
+        wanted = Counter({(name, model): count for name in HIVES for model, count in self._wanted.items()})
         while True:
             with suppress(rbee.RbeeError):
                 workers = [one async for one in client.workers()]

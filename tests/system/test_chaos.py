@@ -18,10 +18,11 @@ import rbee
 from queen.core.faults import MAX_ATTEMPTS, RETRIABLE
 from queen.core.model import RESTING_STATES
 from rbee.v1 import engine_service_pb2, engine_service_pb2_grpc, job_pb2
-from system.chaos import HIVES, REAL, SLOW, Caller, Cluster, Outcome, Plan, plan
+from system.chaos import HIVES, SMALL, WHOLE, Caller, Cluster, Outcome, Plan, Size, plan
 
-CALLERS, JOBS = 20, 200
-SLOW_CALLERS, SLOW_JOBS = 6, 36
+SMALL_SEED = 27
+REATTACH_S = 120.0
+"""A queen takes a second to start, but on a busy machine, and killed again meanwhile, many."""
 ALIVE = [job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_DISPATCHED, job_pb2.JOB_STATE_RUNNING]
 
 
@@ -31,17 +32,26 @@ def seeds():
     return [random.randrange(10**6) for _ in range(int(os.environ.get("RBEE_CHAOS_ROUNDS", "1")))]
 
 
+@pytest.mark.timeout(300)
+async def test_jobs_outlive_what_is_killed_or_stopped_in_a_short_while(tmp_path, capsys):
+    await outlive(SMALL, SMALL_SEED, tmp_path, capsys)
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize("seed", seeds())
 async def test_jobs_outlive_whatever_is_killed_or_stopped(seed, tmp_path, capsys):
+    await outlive(WHOLE, seed, tmp_path, capsys)
+
+
+async def outlive(size: Size, seed: int, tmp_path, capsys) -> None:
     say = partial(show, capsys)
     say(f"RBEE_CHAOS_SEED={seed}")
     draw = random.Random(seed)
-    cluster = Cluster(tmp_path)
+    cluster = Cluster(tmp_path, size.workers)
     try:
         cluster.launch()
-        outcomes, undisturbed = await ordeal(cluster, draw)
+        outcomes, undisturbed = await ordeal(cluster, size, draw)
         left = await asyncio.to_thread(cluster.stop)
         assert left == [], "processes are left"
         jobs, summary = read_database(tmp_path / "data" / "queen.db")
@@ -63,14 +73,15 @@ def show(capsys, text: str) -> None:
         sys.stdout.write(f"\nchaos: {text}\n")
 
 
-async def ordeal(cluster: Cluster, draw: random.Random) -> tuple[list[Outcome], dict[str, Outcome]]:
+async def ordeal(cluster: Cluster, size: Size, draw: random.Random) -> tuple[list[Outcome], dict[str, Outcome]]:
     """Returns what callers saw while things happened, and what each question is answered when nothing does."""
     async with rbee.connect(cluster.queen.address) as client, asyncio.TaskGroup() as group:
         keeping = group.create_task(cluster.keep(client))
         await asyncio.wait_for(cluster.full(client), 150)
         mine = [
-            *([plan(draw, REAL, caller) for _ in range(JOBS // CALLERS)] for caller in range(CALLERS)),
-            *([plan(draw, SLOW, caller) for _ in range(SLOW_JOBS // SLOW_CALLERS)] for caller in range(SLOW_CALLERS)),
+            [plan(draw, model, caller) for _ in range(jobs)]
+            for model, (callers, jobs) in size.callers.items()
+            for caller in range(callers)
         ]
         undisturbed = await answers(client, {one.question: one for plans in mine for one in plans})
         begun = time.monotonic()
@@ -96,7 +107,7 @@ async def answers(client: rbee.Client, questions: dict[str, Plan]) -> dict[str, 
 async def carry_out(address: str, mine: list[Plan]) -> list[Outcome]:
     """Is one caller, with a connection of his own."""
     done = []
-    async with rbee.connect(address) as client:
+    async with rbee.connect(address, reattach_s=REATTACH_S) as client:
         for plan in mine:
             await asyncio.sleep(plan.pause_s)
             done.append(await Caller(client).ask(plan))
