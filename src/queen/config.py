@@ -60,6 +60,8 @@ KEYS: Final = (
         "who shares the machines: one household, a lab, or tenants of a platform", "NAME"),
     Key("queue_capacity", "RBEE_QUEUE_CAPACITY", _count, "",
         "jobs of one class that may wait, 0: any number; empty: 100 in platform mode, else any number", "N"),
+    Key("min_residency", "RBEE_MIN_RESIDENCY", seconds_or_zero, "0",
+        "how long a worker is not evicted after its start", "TIME"),
     Key("job_timeout", "RBEE_JOB_TIMEOUT", seconds, "300s", "longest time of a whole job", "TIME"),
     Key("queue_timeout", "RBEE_QUEUE_TIMEOUT", seconds_or_none, "", "longest stay in the queue; empty: the whole job's",
         "TIME"),
@@ -95,6 +97,7 @@ class Settings:
     keep_requests: bool
     mode: str
     queue_capacity: int | None
+    min_residency: float
     limits: LimitRules
     policy: str
     policy_dir: str
