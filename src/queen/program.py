@@ -236,7 +236,8 @@ class _Queen:
         """Returns a queen that knows what she knew before."""
         queen = cls(settings, sources, store, group, policy, await store.last_order())
         today = day_of(sources.clock.now())
-        queen.tenants.restore(await store.list_tenants(), await store.usage_of(today, today), today)
+        used = await store.usage_of(today, today)
+        queen.tenants.restore(await store.list_tenants(), used, today, await store.served())
         hives = await store.list_hives()
         for hive in hives:
             queen.cluster.register_hive(hive)

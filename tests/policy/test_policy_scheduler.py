@@ -212,7 +212,7 @@ async def test_idle_times_are_not_for_jobs_own_fates(scheduler, world):
 
 async def test_the_platform_policy_preloads_for_jobs_that_their_quota_holds_up(world):
     table = TenantTable(Nowhere(), world.cluster.get_worker)
-    table.restore([Tenant("lab", quota=Quota(max_concurrent_jobs=0))], {}, 0)
+    table.restore([Tenant("lab", quota=Quota(max_concurrent_jobs=0))], {}, 0, {})
     scheduler = PolicyScheduler(InProcessDecider(platform.source()), lambda hive: f"{hive}-new", tenants=table)
     await scheduler.activate(None)
     world.cluster.models.set_files("mill", (model_file(), model_file("other")))

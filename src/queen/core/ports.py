@@ -280,6 +280,10 @@ class Store(Journal, Protocol):
         """Returns what each tenant used from one day to another, both included."""
         ...
 
+    async def served(self) -> dict[str, int]:
+        """Returns each tenant's counter of fair shares as last written."""
+        ...
+
     async def load_unfinished(self) -> list[tuple[Job, bytes]]:
         """Returns the jobs that were not at rest with what they ask for, in the order they were accepted."""
         ...

@@ -126,7 +126,7 @@ class _Simulation:
         woken = self._woken = asyncio.Event()
         cluster = Cluster(woken.set, min_residency_s=plan.minimum_residency_s)
         tenants = TenantTable(self._ledger, cluster.get_worker)
-        tenants.restore([Tenant(tenant_id, weight=weight) for tenant_id, weight in weights.items()], {}, 0)
+        tenants.restore([Tenant(tenant_id, weight=weight) for tenant_id, weight in weights.items()], {}, 0, {})
         jobs = self._jobs = JobTable(self._ledger, woken.set, tenants)
         stage = self._stage = Stage(plan, cluster, tenants, self._new_id)
         self._fleet = Fleet(stage, calendar=self._calendar, jobs=jobs)
