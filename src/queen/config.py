@@ -78,6 +78,9 @@ KEYS: Final = (
 )  # fmt: skip
 
 
+PolicyValue = str | int | float | bool
+"""What a setting of a policy can be: it is `context.config.NAME` there."""
+
 STAGES: Final = tuple(stage.name.removesuffix("_s") for stage in fields(Wanted))
 """What a model's table `timeouts` may set."""
 
@@ -102,6 +105,7 @@ class Settings:
     policy: str
     policy_dir: str
     policy_record: str
+    policy_config: Mapping[str, PolicyValue]
     no_migrate: bool
     migrate_only: bool
     log_format: LogFormat
@@ -126,7 +130,8 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         epilog="Traces are exported by the standard OTEL_* variables.",
         allow_abbrev=False,
     )
-    said = read_settings(KEYS, parser, arguments, environment, [Table("models", _model_limits)])
+    tables = [Table("models", _model_limits), Table("policy_config", _policy_config)]
+    said = read_settings(KEYS, parser, arguments, environment, tables)
     default = StageLimits(
         total_s=said.pop("job_timeout"),
         queue_s=said.pop("queue_timeout"),
@@ -161,3 +166,13 @@ def _model_limits(table: Any) -> tuple[dict[str, Wanted], list[FieldFault]]:
                 faults.append(FieldFault(f"{place}.timeouts.{stage}", str(error)))
         limits[model_key(name)] = Wanted(**read)
     return limits, faults
+
+
+def _policy_config(table: Any) -> tuple[dict[str, PolicyValue], list[FieldFault]]:
+    """Reads [policy_config]."""
+    if not isinstance(table, Mapping):
+        return {}, [FieldFault("policy_config", f"a table, not '{table}'")]
+    bad = {name: value for name, value in table.items() if not isinstance(value, PolicyValue)}
+    expected = "a text, a number, true or false, not '{}'"
+    faults = [FieldFault(f"policy_config.{name}", expected.format(value)) for name, value in bad.items()]
+    return {name: value for name, value in table.items() if name not in bad}, faults

@@ -49,7 +49,9 @@ class Deciders:
             self.scheduler: SimpleScheduler | PolicyScheduler = SimpleScheduler(new_id, tenants)
         else:
             self._record = FlightRecord(Path(settings.policy_record)) if settings.policy_record else None
-            self._sandbox = PolicyHost(platform=platform.source(), rows=Rows(), group=group, record=self._record)
+            rows = Rows()
+            rows.put("config", "", dict(settings.policy_config))
+            self._sandbox = PolicyHost(platform=platform.source(), rows=rows, group=group, record=self._record)
             self.scheduler = self.policy = PolicyScheduler(
                 self._sandbox, new_id, tenants=tenants, on_suspended=self._suspended
             )

@@ -129,7 +129,7 @@ class PolicyScheduler:
     async def decide(self, queue: Sequence[Job], cluster: ClusterView, now: float) -> list[Proposal]:
         """Returns one proposal per job of `queue`, and evictions and preloads that are about no job."""
         async with self._one_at_a_time:
-            self._mirrored(cluster, now).sync(queue)
+            self._mirrored(cluster, now).sync(queue, now)
             if self._active != PLATFORM and not self._suspension.suspended:
                 try:
                     outcome = await self._ask(queue, now, self._decider.decide)
@@ -166,7 +166,7 @@ class PolicyScheduler:
         async with self._one_at_a_time:
             if not self.answers("on_idle"):
                 return []
-            self._mirrored(cluster, now).sync(queue)
+            self._mirrored(cluster, now).sync(queue, now)
             try:
                 outcome = await self._decider.call("on_idle", _ms(now), _ms(now))
                 self._tell(outcome, now)
@@ -209,7 +209,7 @@ class PolicyScheduler:
                 return Verdict()
             by = self._active, self._active_version
             mirror = self._mirrored(cluster, now)
-            mirror.sync(queue)
+            mirror.sync(queue, now)
             mirror.write_job(job)
             try:
                 outcome = await self._decider.call(
