@@ -161,7 +161,13 @@ class _Queen:
             settings, given=policy, store=store, tenants=self.tenants, clock=clock, new_id=new_id, group=group
         )
         advice = PolicyAdvice(
-            self.deciders.policy, jobs=self.jobs, cluster=self.cluster, store=store, clock=clock, new_id=new_id
+            self.deciders.policy,
+            jobs=self.jobs,
+            cluster=self.cluster,
+            store=store,
+            clock=clock,
+            new_id=new_id,
+            group=group,
         )
         self._dispatcher = JobDispatcher(
             jobs=self.jobs,

@@ -74,6 +74,11 @@ def simulate(
 
     if synthetic is not None and (trace or traffic):
         raise errors.Invalid("--synthetic and --trace or --traffic exclude each other; leave one out", "BAD_OPTIONS")
+    if not (trace or traffic or recorded or synthetic):
+        raise errors.Invalid(
+            "say what is to be simulated: --trace FILE, --traffic FILE, --synthetic RATE or --recorded TIME",
+            "BAD_OPTIONS",
+        )
     if recorded and (trace or synthetic is not None):
         raise errors.Invalid("--recorded and --trace or --synthetic exclude each other; leave one out", "BAD_OPTIONS")
     request = policy_service_pb2.PolicyServiceSimulateRequest(

@@ -103,9 +103,9 @@ class TenantTable:
         if tenant is not None:
             return tenant
         nearest = difflib.get_close_matches(tenant_id, self._tenants, n=3)
-        hint = f"did you mean {' or '.join(nearest)}? " if nearest else ""
+        hint = f"did you mean {' or '.join(nearest)}? See" if nearest else "see"
         raise errors.NotFound(
-            f"there is no tenant {tenant_id[:64]}; {hint}See: rbee tenant list",
+            f"there is no tenant {tenant_id[:64]}; {hint}: rbee tenant list",
             "TENANT_NOT_FOUND",
             metadata={"nearest": ",".join(nearest)},
         )
