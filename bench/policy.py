@@ -108,7 +108,7 @@ def median_us(act: Callable[[int], object], runs: int) -> tuple[float, float]:
 def state_of(workers: int) -> Rows:
     """Returns the rows of a cluster with one waiting job."""
     rows = Rows()
-    Mirror(cluster_of(workers), rows).sync(jobs(1))
+    Mirror(cluster_of(workers), rows).sync(jobs(1), 0.0)
     return rows
 
 

@@ -351,7 +351,8 @@ end
 -- Returns what to do about a model that no worker has: decisions in order, the last about the job.
 local function make_place(context, job)
   local model, need = job.model, job.estimated_vram_mb or 0
-  local patient = (job.wait_time_ms or 0) < (context.config.patience_ms or PATIENCE_MS)
+  local patience = (context.config.patience_ms or PATIENCE_MS) - (job.wait_time_ms or 0)
+  local patient = patience > 0
   local places, later = survey(context, job, need)
 
   local place = roomiest(places, need)
@@ -384,7 +385,7 @@ local function make_place(context, job)
   if #places > 0 and not later then
     local largest = places[1]
     for _, each in ipairs(places) do if each.total > largest.total then largest = each end end
-    local why = "no machine is large enough for %s: it needs %.0f MB, the largest device is %s with %.0f MB"
+    local why = "INSUFFICIENT_VRAM: no machine is large enough for %s: it needs %.0f MB, the largest device is %s with %.0f MB"
     return { reject(job, why:format(model, need, largest.name, largest.total)) }
   elseif #places == 0 then
     return { wait(later and ("no machine with %s is healthy"):format(model) or ("no machine has %s"):format(model), nil, job) }
@@ -394,7 +395,8 @@ local function make_place(context, job)
     count(given.memory, held.name, need)
     return { wait(("%s is kept free for %s"):format(held.name, model), nil, job) }
   end
-  return { wait(("%s needs %.0f MB and nothing that may be evicted makes room"):format(model, need), nil, job) }
+  local why = ("%s needs %.0f MB and nothing that may be evicted makes room"):format(model, need)
+  return { wait(why, patient and patience or nil, job) }
 end
 
 -- Returns what to do about a job for whose model no worker has a free slot.
@@ -476,13 +478,11 @@ function on_idle(context)
   given = nothing_given()
   local decisions = {}
   for _, job in ipairs(context.queue) do
-    local need = job.estimated_vram_mb or 0
-    if find_workers_by_model(job.model):is_empty() and not given.outcome[job.model] then
-      local place = roomiest(survey(context, job, need), need)
-      if place then
-        given.outcome[job.model] = true
-        decisions[#decisions + 1] = start(job, place, need, job.model .. " is waited for")
-      end
+    local need, tenant = job.estimated_vram_mb or 0, context.tenants:get(job.tenant_id)
+    if not given.outcome[job.model] and not vram_reason(tenant, need) then
+      given.outcome[job.model] = true
+      local place = find_workers_by_model(job.model):is_empty() and roomiest(survey(context, job, need), need)
+      if place then decisions[#decisions + 1] = start(job, place, need, job.model .. " is waited for") end
     end
   end
   return batch(decisions)

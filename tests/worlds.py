@@ -26,9 +26,9 @@ def job(job_id: str = "job-1", order: int = 1, model_ref: str = MODEL, **facts: 
 class World:
     """A cluster that counts how often it would have woken the scheduler."""
 
-    def __init__(self) -> None:
+    def __init__(self, min_residency_s: float = 0.0) -> None:
         self.wakes = 0
-        self.cluster = Cluster(self._woken)
+        self.cluster = Cluster(self._woken, min_residency_s=min_residency_s)
 
     def _woken(self) -> None:
         self.wakes += 1

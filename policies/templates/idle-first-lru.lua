@@ -35,8 +35,16 @@ end
 
 function on_idle(context)
   if KEEP_ALIVE_MS == nil then return nil end
-  local expired = context.workers:idle():filter(function(worker)
-    return may_go(worker) and (worker.idle_ms or 0) >= KEEP_ALIVE_MS
-  end)
-  return batch(expired:map(function(worker) return evict(worker, "idle beyond keep-alive") end))
+  local decisions, soonest = {}, nil
+  for _, worker in ipairs(context.workers:idle():filter(may_go)) do
+    local left = KEEP_ALIVE_MS - (worker.idle_ms or 0)
+    if left <= 0 then
+      decisions[#decisions + 1] = evict(worker, "idle beyond keep-alive")
+    elseif soonest == nil or left < soonest then
+      soonest = left
+    end
+  end
+  -- Nothing happens when a keep-alive ends, so ask to be asked then.
+  if soonest then decisions[#decisions + 1] = wait("until the next keep-alive ends", soonest) end
+  return batch(decisions)
 end

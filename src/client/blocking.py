@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping
-from typing import Any, Self, TypeVar, Unpack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Self, Unpack
 
 from client.answer import Answer, Piece
-from client.client import DEFAULT_ADDRESS, Client
+from client.blocking_policies import SyncPolicies
+from client.blocking_tenants import SyncTenants
+from client.client import ANSWER_TIMEOUT_S, DEFAULT_ADDRESS, Client
 from client.job import JobOptions
+from client.loop import Loop
+from client.policies import PolicyCalls
+from client.tenants import Tenants
 from rbee.v1 import event_pb2, hive_pb2, job_pb2, job_service_pb2, model_pb2, worker_pb2
-
-Item = TypeVar("Item")
+from wire import errors
 
 
 def connect_sync(address: str = DEFAULT_ADDRESS, *, reattach_s: float = 30.0) -> SyncClient:
@@ -20,51 +23,10 @@ def connect_sync(address: str = DEFAULT_ADDRESS, *, reattach_s: float = 30.0) ->
     return SyncClient(Client(address, reattach_s=reattach_s))
 
 
-class _Loop:
-    """An event loop on a thread of its own; Ctrl+C in the waiting thread cancels what it waits for."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="rbee-client", daemon=True)
-        self._thread.start()
-
-    def wait(self, work: Coroutine[Any, Any, Item]) -> Item:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            future.cancel()
-            raise
-
-    def each(self, items: AsyncGenerator[Item, None]) -> Iterator[Item]:
-        end = object()
-        # After Ctrl+C the cancelled step may still be on its way out when the closing begins.
-        turn = asyncio.Lock()
-
-        async def following() -> Item | object:
-            async with turn:
-                return await anext(items, end)
-
-        async def close() -> None:
-            async with turn:
-                await items.aclose()
-
-        try:
-            while (item := self.wait(following())) is not end:
-                yield item  # type: ignore[misc]  # the one object that is no Item is the end
-        finally:
-            self.wait(close())
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
 class SyncAnswer:
     """The answer of one job. Iterate it for `Piece`s, or `events()` for everything that happens. See `Answer`."""
 
-    def __init__(self, answer: Answer, loop: _Loop) -> None:
+    def __init__(self, answer: Answer, loop: Loop) -> None:
         self._answer = answer
         self._loop = loop
 
@@ -101,7 +63,7 @@ class SyncClient:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._loop = _Loop()
+        self._loop = Loop()
 
     def __enter__(self) -> Self:
         return self
@@ -134,6 +96,10 @@ class SyncClient:
     def submit(self, *, request_id: str | None = None, **job: Unpack[JobOptions]) -> job_pb2.Job:
         """Returns a job that runs without its caller, once it is on disk."""
         return self._loop.wait(self._client.submit(request_id=request_id, **job))
+
+    def submit_batch(self, jobs: Sequence[tuple[str, JobOptions]]) -> list[str | errors.RbeeError]:
+        """Hands in up to 1,000 jobs at once; returns their ids, or why they were refused."""
+        return self._loop.wait(self._client.submit_batch(jobs))
 
     def get_job(self, job_id: str) -> job_pb2.Job:
         """Returns where a job stands."""
@@ -218,6 +184,24 @@ class SyncClient:
         """Returns the model a name means."""
         return self._loop.wait(self._client.resolve_model(model))
 
-    def is_serving(self) -> bool:
-        """Tells whether the queen takes work."""
-        return self._loop.wait(self._client.is_serving())
+    @cached_property
+    def policies(self) -> SyncPolicies:
+        """What can be asked about policies."""
+
+        async def calls() -> PolicyCalls:  # on the loop: what it calls by is made there
+            return self._client.policies
+
+        return SyncPolicies(self._loop.wait(calls()), self._loop)
+
+    @cached_property
+    def tenants(self) -> SyncTenants:
+        """Who shares her cluster."""
+
+        async def calls() -> Tenants:
+            return self._client.tenants
+
+        return SyncTenants(self._loop.wait(calls()), self._loop)
+
+    def is_serving(self, timeout_s: float = ANSWER_TIMEOUT_S, *, wait_for_ready: bool = False) -> bool:
+        """Tells whether the queen takes work; with `wait_for_ready` it waits for her to come."""
+        return self._loop.wait(self._client.is_serving(timeout_s, wait_for_ready=wait_for_ready))

@@ -60,6 +60,8 @@ KEYS: Final = (
         "who shares the machines: one household, a lab, or tenants of a platform", "NAME"),
     Key("queue_capacity", "RBEE_QUEUE_CAPACITY", _count, "",
         "jobs of one class that may wait, 0: any number; empty: 100 in platform mode, else any number", "N"),
+    Key("min_residency", "RBEE_MIN_RESIDENCY", seconds_or_zero, "0",
+        "how long a worker is not evicted after its start", "TIME"),
     Key("job_timeout", "RBEE_JOB_TIMEOUT", seconds, "300s", "longest time of a whole job", "TIME"),
     Key("queue_timeout", "RBEE_QUEUE_TIMEOUT", seconds_or_none, "", "longest stay in the queue; empty: the whole job's",
         "TIME"),
@@ -75,6 +77,9 @@ KEYS: Final = (
     Key("log_level", "RBEE_LOG_LEVEL", one_of("debug", "info", "warning", "error"), "info", "least grave", "LEVEL"),
 )  # fmt: skip
 
+
+PolicyValue = str | int | float | bool
+"""What a setting of a policy can be: it is `context.config.NAME` there."""
 
 STAGES: Final = tuple(stage.name.removesuffix("_s") for stage in fields(Wanted))
 """What a model's table `timeouts` may set."""
@@ -95,10 +100,12 @@ class Settings:
     keep_requests: bool
     mode: str
     queue_capacity: int | None
+    min_residency: float
     limits: LimitRules
     policy: str
     policy_dir: str
     policy_record: str
+    policy_config: Mapping[str, PolicyValue]
     no_migrate: bool
     migrate_only: bool
     log_format: LogFormat
@@ -123,7 +130,8 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         epilog="Traces are exported by the standard OTEL_* variables.",
         allow_abbrev=False,
     )
-    said = read_settings(KEYS, parser, arguments, environment, [Table("models", _model_limits)])
+    tables = [Table("models", _model_limits), Table("policy_config", _policy_config)]
+    said = read_settings(KEYS, parser, arguments, environment, tables)
     default = StageLimits(
         total_s=said.pop("job_timeout"),
         queue_s=said.pop("queue_timeout"),
@@ -158,3 +166,13 @@ def _model_limits(table: Any) -> tuple[dict[str, Wanted], list[FieldFault]]:
                 faults.append(FieldFault(f"{place}.timeouts.{stage}", str(error)))
         limits[model_key(name)] = Wanted(**read)
     return limits, faults
+
+
+def _policy_config(table: Any) -> tuple[dict[str, PolicyValue], list[FieldFault]]:
+    """Reads [policy_config]."""
+    if not isinstance(table, Mapping):
+        return {}, [FieldFault("policy_config", f"a table, not '{table}'")]
+    bad = {name: value for name, value in table.items() if not isinstance(value, PolicyValue)}
+    expected = "a text, a number, true or false, not '{}'"
+    faults = [FieldFault(f"policy_config.{name}", expected.format(value)) for name, value in bad.items()]
+    return {name: value for name, value in table.items() if name not in bad}, faults

@@ -15,6 +15,7 @@ from queen.config import Settings
 from queen.core import admission
 from queen.core.model import HiveState, Worker
 from queen.core.tenants import day_of
+from queen.deciders import Deciders
 from queen.dispatch.callers import Callers
 from queen.dispatch.dispatcher import JobDispatcher
 from queen.dispatch.positions import Positions
@@ -22,21 +23,16 @@ from queen.dispatch.reconcile import Reconciler
 from queen.dispatch.recovery import Recovery
 from queen.links.hives import HiveLinks
 from queen.links.workers import CANCEL_TIMEOUT_S, WorkerLinks
-from queen.policy import platform
-from queen.policy.failure import PolicyFailed, Source
-from queen.policy.files import PolicyFiles
-from queen.policy.rows import Rows
-from queen.policy.sandbox.host import PolicyHost
-from queen.policy.sandbox.record import FlightRecord
-from queen.policy.versions import MODE_PLATFORM, Policies
+from queen.policy.failure import Source
+from queen.policy.files import read_checked
+from queen.policy.versions import MODE_PLATFORM
 from queen.provision.hives import LocalHives
 from queen.provision.workers import WorkerStarts
 from queen.registry.cluster import DEGRADED_AFTER_S, OFFLINE_AFTER_S, Cluster
 from queen.registry.jobs import JobTable
 from queen.registry.tenants import TenantTable
+from queen.scheduler.advice import PolicyAdvice
 from queen.scheduler.cycle import SchedulingCycle
-from queen.scheduler.policy import PolicyScheduler
-from queen.scheduler.simple import SimpleScheduler
 from queen.services import catalogue
 from queen.services.hives import HiveService
 from queen.services.inference import InferenceService
@@ -46,7 +42,7 @@ from queen.services.models import ModelService
 from queen.services.policies import PolicyService
 from queen.services.prompts import Prompts
 from queen.services.rested import Rested
-from queen.services.simulations import Simulations
+from queen.services.simulations import Past, Simulations
 from queen.services.telemetry import TelemetryService
 from queen.services.tenants import TenantService
 from queen.services.workers import WorkerService
@@ -79,6 +75,7 @@ async def run(settings: Settings, sources: Sources) -> None:
     """Runs a queen until SIGTERM or SIGINT; a second signal stops at once. Raises why it cannot start."""
     _check_exposure(settings.listen)
     _check_mode(settings)
+    policy = await read_checked(Path(settings.policy)) if settings.policy and settings.scheduler == "policy" else None
     store = await open_in_time(
         settings.database_url,
         sources.clock,
@@ -101,11 +98,11 @@ async def run(settings: Settings, sources: Sources) -> None:
         writing.create_task(store.writer.run(), name="store writer")
         try:
             async with asyncio.TaskGroup() as group:
-                queen = await _Queen.build(settings, sources, store, group)
+                queen = await _Queen.build(settings, sources, store, group, policy)
                 retention = Retention(store, settings.keep_jobs, sources.clock)
                 runs = [queen.cycle.run(), queen.positions.run(), queen.watch_silence(), retention.run()]
-                if queen.policy_files is not None:
-                    runs.append(queen.policy_files.run())
+                if queen.deciders.files is not None:
+                    runs.append(queen.deciders.files.run())
                 tasks = [group.create_task(run) for run in runs]
                 try:
                     await queen.serve(settings.listen)
@@ -142,7 +139,13 @@ class _Queen:
     """Everything wired together; nothing here decides anything."""
 
     def __init__(
-        self, settings: Settings, sources: Sources, store: SqlStore, group: asyncio.TaskGroup, last_order: int
+        self,
+        settings: Settings,
+        sources: Sources,
+        store: SqlStore,
+        group: asyncio.TaskGroup,
+        policy: Source | None,
+        last_order: int,
     ) -> None:
         clock, new_id = sources.clock, sources.new_id
         self._sources = sources
@@ -150,10 +153,22 @@ class _Queen:
         self._store = store
         self._woken = asyncio.Event()
         self._heard = asyncio.Event()
-        self.cluster = Cluster(self._wake, store.save_hive)
+        self.cluster = Cluster(self._wake, store.save_hive, min_residency_s=settings.min_residency)
         self.tenants = TenantTable(store, self.cluster.get_worker)
         self.jobs = JobTable(store, self._woken.set, self.tenants)
         self._worker_links, self._hive_links = WorkerLinks(), HiveLinks()
+        self.deciders = Deciders(
+            settings, given=policy, store=store, tenants=self.tenants, clock=clock, new_id=new_id, group=group
+        )
+        advice = PolicyAdvice(
+            self.deciders.policy,
+            jobs=self.jobs,
+            cluster=self.cluster,
+            store=store,
+            clock=clock,
+            new_id=new_id,
+            group=group,
+        )
         self._dispatcher = JobDispatcher(
             jobs=self.jobs,
             cluster=self.cluster,
@@ -162,6 +177,7 @@ class _Queen:
             jitter=sources.jitter,
             abandon=self._abandon,
             group=group,
+            advice=advice,
         )
         self._recovery = Recovery(jobs=self.jobs, dispatcher=self._dispatcher, clock=clock, wake=self._woken.set)
         self._callers = Callers(self._dispatcher.cancel, self._recovery.caller_is_back)
@@ -183,14 +199,8 @@ class _Queen:
             new_id=new_id,
             group=group,
         )
-        self._sandbox: PolicyHost | None = None
-        self._scheduler = self._make_scheduler(settings, group)
-        self._policies = Policies(store=store, scheduler=self._policy_scheduler, clock=clock, mode=settings.mode)
-        self.policy_files = None
-        if settings.mode != MODE_PLATFORM:
-            self.policy_files = PolicyFiles(settings.policy_folder, self._policies)
         self.cycle = SchedulingCycle(
-            scheduler=self._scheduler,
+            scheduler=self.deciders.scheduler,
             jobs=self.jobs,
             cluster=self.cluster,
             dispatcher=self._dispatcher,
@@ -201,6 +211,7 @@ class _Queen:
             new_id=new_id,
             woken=self._woken,
             tenants=self.tenants,
+            policy=self.deciders.policy,
         )
         self.positions = Positions(self.jobs, clock)
         self._models = Models(self.cluster, self._hive_links, clock)
@@ -217,31 +228,22 @@ class _Queen:
             last_order=last_order,
             capacity=admission.capacity(settings.mode, settings.queue_capacity),
             shared=self.tenants,
+            advice=advice,
         )
         self._group = group
         self._settings = settings
         self._server = Server("queen-rbee")
         self._hives: LocalHives | None = None
 
-    def _make_scheduler(self, settings: Settings, group: asyncio.TaskGroup) -> SimpleScheduler | PolicyScheduler:
-        if settings.scheduler == "simple":
-            return SimpleScheduler(self._sources.new_id, self.tenants)
-        record = FlightRecord(Path(settings.policy_record)) if settings.policy_record else None
-        self._sandbox = PolicyHost(platform=platform.source(), rows=Rows(), group=group, record=record)
-        return PolicyScheduler(
-            self._sandbox, self._sources.new_id, tenants=self.tenants, on_suspended=self._policy_suspended
-        )
-
-    @property
-    def _policy_scheduler(self) -> PolicyScheduler | None:
-        return self._scheduler if isinstance(self._scheduler, PolicyScheduler) else None
-
     @classmethod
-    async def build(cls, settings: Settings, sources: Sources, store: SqlStore, group: asyncio.TaskGroup) -> _Queen:
+    async def build(
+        cls, settings: Settings, sources: Sources, store: SqlStore, group: asyncio.TaskGroup, policy: Source | None
+    ) -> _Queen:
         """Returns a queen that knows what she knew before."""
-        queen = cls(settings, sources, store, group, await store.last_order())
+        queen = cls(settings, sources, store, group, policy, await store.last_order())
         today = day_of(sources.clock.now())
-        queen.tenants.restore(await store.list_tenants(), await store.usage_of(today, today), today)
+        used = await store.usage_of(today, today)
+        queen.tenants.restore(await store.list_tenants(), used, today, await store.served())
         hives = await store.list_hives()
         for hive in hives:
             queen.cluster.register_hive(hive)
@@ -252,27 +254,8 @@ class _Queen:
         gc.freeze()
         gc.enable()
         queen._recovery.begin({hive.id for hive in hives if hive.was_online}, queen._callers)
-        await queen._start_policies()
+        await queen.deciders.start()
         return queen
-
-    async def _start_policies(self) -> None:
-        """Starts the sandbox and loads the policy it is to run; one that is no good leaves the platform policy."""
-        if self._sandbox is not None:
-            try:
-                await self._sandbox.start()
-            except PolicyFailed as failure:
-                log.error("jobs wait until a policy sandbox can be started: %s", failure)
-            else:
-                log.info("policies run in a sandbox: %s", ", ".join(self._sandbox.protections))
-        await self._policies.resume()
-        if not self._settings.policy or self._policy_scheduler is None:
-            return
-        file = Path(self._settings.policy)
-        try:
-            text = await asyncio.to_thread(file.read_text, "utf-8")
-            await self._policy_scheduler.activate(Source(file.name, text))
-        except (PolicyFailed, OSError, UnicodeDecodeError) as error:
-            log.error("policy %s cannot be used, the platform policy decides: %s", file, error)
 
     async def serve(self, address: str) -> None:
         """Serves everything and says so."""
@@ -326,11 +309,11 @@ class _Queen:
         serve(
             "PolicyService",
             PolicyService(
-                policies=self._policies,
-                scheduler=self._policy_scheduler,
-                files=self.policy_files,
-                protections=lambda: () if self._sandbox is None else self._sandbox.protections,
-                simulations=Simulations(self._policies),
+                policies=self.deciders.policies,
+                scheduler=self.deciders.policy,
+                files=self.deciders.files,
+                protections=self.deciders.protections,
+                simulations=Simulations(self.deciders.policies, Past(self._store, self.cluster, self.tenants, clock)),
                 store=self._store,
             ),
         )
@@ -379,8 +362,7 @@ class _Queen:
         await self._server.stop(1.0)
         await self._worker_links.close()
         await self._hive_links.close()
-        if self._sandbox is not None:
-            await self._sandbox.close()
+        await self.deciders.close()
 
     async def _drain(self, hurry: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
@@ -388,9 +370,6 @@ class _Queen:
             await asyncio.wait(ends, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
             for task in ends:
                 task.cancel()
-
-    def _policy_suspended(self, name: str, version: str, why: str) -> None:
-        self._policies.suspended(name, version, why)
 
     def _abandon(self, worker: Worker) -> None:
         self._starts.abandon(worker)

@@ -474,12 +474,13 @@ async def test_a_tenant_and_what_it_used_come_back_as_they_were(store):
         store.save_tenant(tenant)
     for day in (1, 2, 3):
         store.save_usage("lab", day, TenantUsage(0, 0, 1))
-        store.save_usage("lab", day, TenantUsage(10**11, day, 2))
-    store.save_usage("other", 2, TenantUsage(1, 1, 1))
+        store.save_usage("lab", day, TenantUsage(10**11, day, 2, 10**12 + day))
+    store.save_usage("other", 2, TenantUsage(1, 1, 1, 7))
     await store.flush()
     assert await store.list_tenants() == [lab, Tenant("other")]
     assert await store.usage_of(2, 3) == {"lab": TenantUsage(2 * 10**11, 5, 4), "other": TenantUsage(1, 1, 1)}
     assert await store.usage_of(4, 9) == {}
+    assert await store.served() == {"lab": 10**12 + 3, "other": 7}
 
 
 async def test_decisions_are_listed_newest_first_by_job_and_policy(store):

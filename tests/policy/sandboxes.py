@@ -19,6 +19,8 @@ async def hosting(record=None, platform_source=None):
             yield host
         finally:
             await host.close()
+            if record is not None:
+                record.close()
 
 
 @asynccontextmanager

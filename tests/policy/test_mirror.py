@@ -15,7 +15,7 @@ from worlds import MODEL, World, job, model_file
 def mirrored(world, queue=()):
     rows = Rows()
     mirror = Mirror(world.cluster, rows)
-    mirror.sync(queue)
+    mirror.sync(queue, 0.0)
     return mirror, rows
 
 
@@ -30,7 +30,7 @@ def test_nothing_changed_is_nothing_sent():
     queue = [job()]
     mirror, rows = mirrored(world, queue)
     assert rows.take()
-    mirror.sync(queue)
+    mirror.sync(queue, 0.0)
     assert rows.take() == []
 
 
@@ -41,8 +41,26 @@ def test_a_report_sends_what_it_changed():
     mirror, rows = mirrored(world)
     rows.take()
     world.cluster.heard_worker("mill", "w1", 5.0, {"cpu_pct": 12.345, "rss_mb": 300})
-    mirror.sync(())
+    mirror.sync((), 0.0)
     assert rows.take() == [["put", "workers", "w1", {"cpu_pct": 12.3, "rss_mb": 300}, []]]
+
+
+def test_the_jobs_of_the_last_minute_are_counted():
+    world = World()
+    world.add_hive()
+    world.add_worker("w1")
+    world.add_worker("w2")
+    mirror, rows = mirrored(world)
+    seen = []
+    for now, worker_id in ((10.0, "w1"), (20.0, "w1"), (20.0, "w2"), (75.0, "w2"), (200.0, None)):
+        if worker_id is not None:
+            world.cluster.note_completed(worker_id, 0.0)
+        mirror.sync((), now)
+        seen.append(row(rows, "metrics", "")["jobs_completed_last_minute"])
+    assert seen == [1, 2, 3, 3, 0]
+    world.cluster.forget_worker("w1")
+    mirror.sync((), 201.0)
+    assert row(rows, "metrics", "")["jobs_completed_last_minute"] == 0
 
 
 def test_a_slot_taken_and_given_back():
@@ -52,10 +70,10 @@ def test_a_slot_taken_and_given_back():
     mirror, rows = mirrored(world)
     assert row(rows, "workers", "w1")["idle_since_ms"] == 0
     world.cluster.reserve("w1", "job-1")
-    mirror.sync(())
+    mirror.sync((), 0.0)
     assert rows.take() == [["put", "workers", "w1", {"slots_available": 1}, ["idle_since_ms"]]]
     world.cluster.release("w1", "job-1", 7.0)
-    mirror.sync(())
+    mirror.sync((), 0.0)
     assert rows.take() == [["put", "workers", "w1", {"slots_available": 2, "idle_since_ms": 7000}, []]]
 
 
@@ -95,7 +113,7 @@ def test_a_model_is_known_by_its_hives():
     assert row(rows, "models", MODEL)["vram_required_mb"] > 100
     assert row(rows, "pools", "a")["cached_models"] == [MODEL]
     world.cluster.set_hive_state("a", HiveState.OFFLINE)
-    mirror.sync(())
+    mirror.sync((), 0.0)
     assert not rows.has("models", MODEL)
     assert row(rows, "pools", "a")["cached_models"] == []
     assert row(rows, "pools", "a")["status"] == "offline"
@@ -108,7 +126,7 @@ def test_a_session_remembers_its_worker():
     first, second = job(session_id="s"), job("job-2", 2, session_id="s")
     mirror, rows = mirrored(world, [first])
     mirror.note_dispatch(first, "w1")
-    mirror.sync([second])
+    mirror.sync([second], 0.0)
     assert row(rows, "jobs", "job-2")["session_last_worker"] == "w1"
     assert not rows.has("jobs", "job-1")
 
@@ -141,7 +159,7 @@ def test_small_changes_come_to_the_same_as_a_fresh_look(steps):
     sent = rows.take()
     queue = []
     for queue in walk(world, steps):
-        mirror.sync(queue)
+        mirror.sync(queue, 0.0)
         sent += rows.take()
     _, fresh = mirrored(world, queue)
     assert held(sent) == held(fresh.everything()) == held(rows.everything())

@@ -1,13 +1,28 @@
 """The policy scheduler: proposals from decisions, and what it does when a policy fails. No sandbox here."""
 
+import asyncio
+
 import pytest
 
-from queen.core.model import Action, Asks
+from policy.sandboxes import scheduling
+from queen.core.model import Action, Asks, Attempt, Verdict
+from queen.core.tenants import Quota, Tenant
 from queen.policy import platform
 from queen.policy.failure import PolicyFailed, Source
 from queen.policy.in_process import InProcessDecider
+from queen.registry.tenants import TenantTable
 from queen.scheduler.policy import PLATFORM, PolicyScheduler
 from worlds import MODEL, World, job, model_file
+
+
+class Nowhere:
+    """A journal of tenants that keeps nothing."""
+
+    def save_tenant(self, tenant):
+        pass
+
+    def save_usage(self, tenant_id, day, usage):
+        pass
 
 
 @pytest.fixture
@@ -137,29 +152,95 @@ async def test_what_a_policy_logs_is_bounded_and_cannot_forge_lines(scheduler, w
 
 
 async def test_admission_and_retries_are_asked(scheduler, world):
-    assert await scheduler.should_admit(job(), world.cluster, 1.0) == (True, "")
+    assert not scheduler.answers("should_admit")
+    assert await scheduler.should_admit(job(), [], world.cluster, 1.0) == Verdict()
     await active(
         scheduler,
         """
         function schedule(context) end
-        function should_admit(job, context) return job.max_tokens <= 10, "too many tokens" end
-        function should_retry(job, attempt, error) return error ~= "ENGINE_FAILED" end
+        function should_admit(job, context)
+          return job.max_tokens <= 10, ("%d wait, %d tokens are too many"):format(context.queue:count(), job.max_tokens)
+        end
+        function should_retry(job, attempt, error) return error ~= "ENGINE_FAILED", "attempt " .. attempt end
         """,
     )
-    assert await scheduler.should_admit(job(asks=Asks(max_tokens=5)), world.cluster, 1.0) == (True, "too many tokens")
-    assert await scheduler.should_admit(job(asks=Asks(max_tokens=50)), world.cluster, 1.0) == (False, "too many tokens")
-    assert (await scheduler.should_retry(job(), world.cluster, 1.0, "WORKER_LOST"))[0]
-    assert not (await scheduler.should_retry(job(), world.cluster, 1.0, "ENGINE_FAILED"))[0]
+    assert scheduler.answers("should_admit")
+    assert not scheduler.answers("on_idle")
+    queue = [job("a", 1), job("b", 2)]
+    small, large = job(asks=Asks(max_tokens=5)), job(asks=Asks(max_tokens=50))
+    assert (await scheduler.should_admit(small, queue, world.cluster, 1.0)).yes
+    refused = Verdict(False, "2 wait, 50 tokens are too many", "mine.lua", "1")
+    assert await scheduler.should_admit(large, queue, world.cluster, 1.0) == refused
+    assert (await scheduler.should_admit(large, [], world.cluster, 1.0)).reason == "0 wait, 50 tokens are too many"
+    tried = job(attempts=(Attempt(1, "w1", "mill", 0.0),))
+    assert (await scheduler.should_retry(tried, queue, world.cluster, 1.0, "WORKER_LOST")).yes
+    refused = Verdict(False, "attempt 1", "mine.lua", "1")
+    assert await scheduler.should_retry(tried, queue, world.cluster, 1.0, "ENGINE_FAILED") == refused
 
 
 async def test_a_failing_answer_lets_in(scheduler, world):
     await active(scheduler, "function schedule(c) end function should_admit(job, context) error('oh') end")
-    assert await scheduler.should_admit(job(), world.cluster, 1.0) == (True, "")
+    assert (await scheduler.should_admit(job(), [], world.cluster, 1.0)).yes
     assert scheduler.standing.failures == 1
 
 
+async def test_a_suspended_policy_is_asked_nothing(scheduler, world):
+    await active(scheduler, "function schedule(c) end function should_admit(job, context) return false end")
+    assert not (await scheduler.should_admit(job(), [], world.cluster, 1.0)).yes
+    await scheduler.activate(Source("mine.lua", "function should_admit() return false end"), "1", suspended=True)
+    assert not scheduler.answers("should_admit")
+    assert (await scheduler.should_admit(job(), [], world.cluster, 1.0)).yes
+
+
 async def test_idle_times_are_used(scheduler, world):
-    assert await scheduler.on_idle(world.cluster, 1.0) == []
-    await active(scheduler, "function schedule(c) end function on_idle(context) return evict('w1', 'idle') end")
-    (proposal,) = await scheduler.on_idle(world.cluster, 1.0)
-    assert (proposal.action, proposal.worker_id, proposal.job_id) == (Action.EVICT, "w1", "")
+    assert await scheduler.on_idle([], world.cluster, 1.0) == []
+    await active(
+        scheduler,
+        "function schedule(c) end function on_idle(context) return batch{ evict('w1', 'idle'), wait('', 60000) } end",
+    )
+    evict, wait = await scheduler.on_idle([job()], world.cluster, 1.0)
+    assert (evict.action, evict.worker_id, evict.job_id) == (Action.EVICT, "w1", "")
+    assert (wait.action, wait.job_id, wait.retry_after_s) == (Action.WAIT, "", 60.0)
+    assert (scheduler.name, scheduler.version) == ("mine.lua", "1")
+
+
+async def test_idle_times_are_not_for_jobs_own_fates(scheduler, world):
+    await active(scheduler, "function schedule(c) end function on_idle(c) return dispatch(c.queue:first(), 'w1') end")
+    assert await scheduler.on_idle([job()], world.cluster, 1.0) == []
+    assert "on_idle made a dispatch decision" in scheduler.standing.last_failure
+
+
+async def test_the_platform_policy_preloads_for_jobs_that_their_quota_holds_up(world):
+    table = TenantTable(Nowhere(), world.cluster.get_worker)
+    table.restore([Tenant("lab", quota=Quota(max_concurrent_jobs=0))], {}, 0, {})
+    scheduler = PolicyScheduler(InProcessDecider(platform.source()), lambda hive: f"{hive}-new", tenants=table)
+    await scheduler.activate(None)
+    world.cluster.models.set_files("mill", (model_file(), model_file("other")))
+    waiting = job(model_ref="file:/models/other.gguf", tenant_id="lab")
+    (wait,) = await scheduler.decide([waiting], world.cluster, 1.0)
+    assert (wait.action, wait.reason) == (Action.WAIT, "tenant lab runs 0 of 0 jobs")
+    (start,) = await scheduler.on_idle([waiting], world.cluster, 1.0)
+    assert (start.action, start.job_id, start.spec.model_ref) == (Action.START_WORKER, waiting.id, waiting.model_ref)
+
+
+async def test_jobs_a_policy_had_no_time_for_are_decided_about_soon(scheduler, world):
+    slow = "function schedule_job(job) local t = 0 for i = 1, 1e5 do t = t + i end return wait('thought') end"
+    await active(scheduler, slow)
+    proposals = await scheduler.decide([job(f"job-{n}", n) for n in range(500)], world.cluster, 1.0)
+    assert proposals[0].reason == "thought"
+    assert proposals[0].retry_after_s is None
+    assert proposals[-1].reason == "the policy had used its time before it came to this job"
+    assert proposals[-1].retry_after_s == 0.0
+
+
+async def test_who_is_asked_about_is_there_whatever_is_decided_meanwhile():
+    world = World()
+    world.add_hive(models=(model_file(),))
+    text = "function schedule(c) return wait('x') end function should_admit(job) return get_job(job.id) ~= nil end"
+    async with scheduling() as (scheduler, _):
+        await active(scheduler, text)
+        asked = [scheduler.should_admit(job(f"new-{n}", n), [], world.cluster, 1.0) for n in range(20)]
+        decided = [scheduler.decide([job(f"job-{n}", n)], world.cluster, 1.0) for n in range(20)]
+        answers = await asyncio.gather(*(one for pair in zip(asked, decided, strict=True) for one in pair))
+        assert all(one.yes for one in answers[::2])
+        assert scheduler.standing.failures == 0

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
+from pathlib import Path
 
 import psutil
 import pytest
@@ -18,6 +19,7 @@ from programs import alive, wait_for
 from queen.policy.failure import PolicyFailed, Source
 from queen.policy.sandbox import frames
 from queen.policy.sandbox.record import FlightRecord, replayed
+from wire import errors
 from worlds import World
 
 GOOD = Source("good.lua", "function schedule(context) return wait('good ' .. context.workers:count()) end")
@@ -194,6 +196,22 @@ async def test_what_was_recorded_is_decided_again(tmp_path):
     assert len({then.decisions[0].reason for then, _ in turns if then.decisions}) > 3
     for then, now in turns:
         assert then == now
+
+
+async def test_a_record_that_cannot_be_written_ends_and_the_deciding_goes_on(caplog):
+    record = FlightRecord(Path("/dev/full"))
+    async with hosting(record) as host:
+        host.rows.put("jobs", "j1", {"model": "m"})
+        host.rows.queue(["j1"])
+        for count in range(5):
+            assert (await host.decide_platform(count, 1, most=10)).decisions
+    assert [one.message for one in caplog.records if "record ends here" in one.message]
+
+
+def test_a_record_that_cannot_be_opened_is_told(tmp_path):
+    with pytest.raises(errors.Invalid, match=f"the policy record {tmp_path} cannot be written") as caught:
+        FlightRecord(tmp_path)
+    assert caught.value.reason == "RECORD_UNWRITABLE"
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

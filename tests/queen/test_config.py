@@ -66,3 +66,14 @@ def test_every_bad_word_of_the_file_is_told_at_once_with_the_nearest(tmp_path):
 def test_models_that_are_no_table_are_told(tmp_path):
     with pytest.raises(errors.Invalid, match="models: a table, not '5'"):
         from_file(tmp_path, "models = 5\n")
+
+
+def test_policies_have_settings_of_their_own(tmp_path):
+    said = from_file(tmp_path, '[policy_config]\nreplicas = 2\npatience_ms = 1.5\nnight = true\nregion = "eu"\n')
+    assert said.policy_config == {"replicas": 2, "patience_ms": 1.5, "night": True, "region": "eu"}
+    assert config.read([], {}).policy_config == {}
+    with pytest.raises(errors.Invalid) as caught:
+        from_file(tmp_path, "[policy_config]\nreplicas = [2]\n")
+    assert [fault.field for fault in caught.value.faults] == ["policy_config.replicas"]
+    with pytest.raises(errors.Invalid, match="policy_config: a table, not '5'"):
+        from_file(tmp_path, "policy_config = 5\n")

@@ -3,18 +3,24 @@
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import psutil
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from client.client import connect
+from queen.core.model import JobState, Usage
+from queen.core.tenants import Tenant
 from queen.policy import platform
 from queen.policy.in_process import InProcessDecider
 from queen.policy.versions import Policies
+from queen.registry.cluster import Cluster
+from queen.registry.tenants import TenantTable
 from queen.scheduler.policy import PolicyScheduler
 from queen.services import catalogue
 from queen.services.policies import PolicyService
-from queen.services.simulations import Simulations
+from queen.services.simulations import Past, Simulations
 from queen.storage.store import open_store
 from rbee.v1 import policy_pb2
 from rbee.v1 import policy_service_pb2 as pb
@@ -37,11 +43,13 @@ TRAFFIC = "arrivals: {rate: 2, duration: 20s}"
 class Served:
     """A served PolicyService: what is behind it, and a client's calls."""
 
-    def __init__(self, policies, scheduler, calls, simulations):
+    def __init__(self, policies, scheduler, calls, simulations, store, tenants):
         self.policies = policies
         self.scheduler = scheduler
         self.calls = calls
         self.simulations = simulations
+        self.store = store
+        self.tenants = tenants
 
 
 @asynccontextmanager
@@ -59,7 +67,9 @@ async def serving(folder, *, mode="home", runs_policies=True):
     )
     policies = Policies(store=store, scheduler=scheduler if runs_policies else None, clock=SystemClock(), mode=mode)
     suspended.append(policies.suspended)
-    simulations = Simulations(policies)
+    cluster = Cluster(lambda: None)
+    tenants = TenantTable(store, cluster.get_worker)
+    simulations = Simulations(policies, Past(store, cluster, tenants, SystemClock()))
     service = PolicyService(
         policies=policies,
         scheduler=scheduler if runs_policies else None,
@@ -76,7 +86,7 @@ async def serving(folder, *, mode="home", runs_policies=True):
         port = await server.start("127.0.0.1:0")
         try:
             async with connect(f"127.0.0.1:{port}") as client:
-                yield Served(policies, scheduler, client.policies, simulations)
+                yield Served(policies, scheduler, client.policies, simulations, store, tenants)
         finally:
             await server.stop(0)
             store.writer.close()
@@ -303,6 +313,51 @@ async def test_a_simulation_tells_its_progress_and_reports(served):
     assert last.plot_png.startswith(b"\x89PNG\r\n\x1a\n")
 
 
+SMALL = """
+models: [{name: small, file_size: 1MB, speeds: {cpu: {prefill: 1000, decode: 100}}}]
+machines: [{name: a, devices: [{kind: cpu, memory: 1GB}], workers: [{model: small}]}]
+"""
+
+
+async def test_what_the_queen_has_served_is_a_workload(served):
+    now = SystemClock().now()
+    served.tenants.put(Tenant("lab", weight=3.0))
+    for number, (age_s, state) in enumerate(
+        [(7200.0, JobState.COMPLETE), (60.0, JobState.FAILED), (50.0, JobState.COMPLETE), (40.0, JobState.COMPLETE)]
+    ):
+        made = job(f"job-{number}", number, tenant_id="lab", submit_time=now - age_s)
+        served.store.save_job(replace(made, state=state, end_time=now, usage=Usage(100 + number, 10 + number)))
+
+    async def report(**recorded):
+        asked = pb.PolicyServiceSimulateRequest(cluster_yaml=SMALL, recorded=Duration(**recorded))
+        return json.loads((await last_of(served.calls.simulate(asked))).report_json)["report"]
+
+    everything, lately = await report(), await report(seconds=3600)
+    assert (everything["jobs"], everything["prompt_tokens"], everything["generated_tokens"]) == (3, 305, 35)
+    assert (lately["jobs"], lately["prompt_tokens"], lately["generated_tokens"]) == (2, 205, 25)
+    assert lately["makespan_s"] > 10
+    assert lately["tenants"][0]["weight"] == 3.0
+    with pytest.raises(errors.WrongState) as caught:
+        await report(seconds=10)
+    assert caught.value.reason == "NOTHING_RECORDED"
+    both = pb.PolicyServiceSimulateRequest(cluster_yaml=SMALL, recorded=Duration(), trace_csv="x")
+    with pytest.raises(errors.Invalid, match="recorded: absent where there is a trace"):
+        await last_of(served.calls.simulate(both))
+
+
+async def test_texts_are_tried_two_at_once_the_others_in_turn(served):
+    slow = "function schedule(c) local t = 0 for i = 1, 2e5 do t = t + i end return platform.schedule(c) end"
+    asked = [asyncio.create_task(served.calls.validate(slow, f"{number}.lua")) for number in range(20)]
+    done, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+    for one in done:
+        assert (type(one.exception()), one.exception().reason) == (errors.NoCapacity, "TRIALS_RUNNING")
+    assert len(trials_below()) <= 2
+    for one in asked:
+        one.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert (await served.calls.validate("function schedule(c) return platform.schedule(c) end", "x.lua")).valid
+
+
 async def test_what_a_simulation_cannot_read_is_told_at_once(served):
     with pytest.raises(errors.Invalid) as caught:
         await anext(served.calls.simulate(pb.PolicyServiceSimulateRequest()))
@@ -313,28 +368,45 @@ async def test_what_a_simulation_cannot_read_is_told_at_once(served):
         await anext(served.calls.simulate(simulation(file_name="nobody")))
 
 
-async def test_a_simulation_ends_with_its_caller_and_so_many_run_at_once(served):
+async def test_simulations_run_two_at_once_the_others_in_turn_and_end_with_their_callers(served):
     long = simulation(traffic_yaml="arrivals: {rate: 50, duration: 3600s}")
     running = [served.calls.simulate(long) for _ in range(2)]
     for one in running:
         await anext(one)
     children = simulations_below()
     assert len(children) == 2
-    with pytest.raises(errors.NoCapacity) as caught:
-        await anext(served.calls.simulate(long))
-    assert caught.value.reason == "SIMULATIONS_RUNNING"
+    waiting = [asyncio.create_task(last_of(served.calls.simulate(simulation()))) for _ in range(17)]
+    # All have come when one of them finds no room to wait.
+    (refused,), still = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    assert isinstance(refused.exception(), errors.NoCapacity)
+    assert (refused.exception().reason, refused.exception().retry_after_s) == ("SIMULATIONS_RUNNING", 10.0)
+    kept, *others = still
+    for task in others:
+        task.cancel()
     for one in running:
         await one.aclose()
+    assert (await kept).report_json
     await asyncio.to_thread(psutil.wait_procs, children, 20)
     assert simulations_below() == []
 
 
+async def last_of(messages):
+    async for message in messages:
+        last = message
+    return last
+
+
 def simulations_below():
-    return [
-        one
-        for one in psutil.Process().children(recursive=True)
-        if one.status() != psutil.STATUS_ZOMBIE and "queen.simulation" in one.cmdline()
-    ]
+    return processes_below("queen.simulation")
+
+
+def trials_below():
+    return processes_below("queen.policy.trial")
+
+
+def processes_below(name):
+    below = psutil.Process().children(recursive=True)
+    return [one for one in below if one.status() != psutil.STATUS_ZOMBIE and name in one.cmdline()]
 
 
 async def reasons(served, **fields):

@@ -246,9 +246,60 @@ def test_policies_see_what_has_changed_and_all_anew_on_another_day():
 
 def test_what_was_used_today_is_known_after_a_restart():
     _, found = table()
-    found.restore([Tenant("lab", weight=3.0)], {"lab": TenantUsage(5, 6, 1)}, 4)
+    found.restore([Tenant("lab", weight=3.0)], {"lab": TenantUsage(5, 6, 1)}, 4, {})
     assert found.load("lab", 4 * DAY_S).tokens == 11
     assert found.load("lab", 5 * DAY_S).tokens == 0
+
+
+def counters(found, now=1.0):
+    found.touched.update(dict.fromkeys(("default", "lab")))
+    return {tenant_id: row["tokens_counter"] for tenant_id, row in found.changed_rows(now).items()}
+
+
+def serve(jobs, order, tenant_id, tokens, worker_id="w1"):
+    live = LiveJob(job(f"job-{order}", order, tenant_id=tenant_id), b"")
+    jobs.add(live)
+    jobs.dispatched(live, worker_id, "mill", 1.0)
+    jobs.completed(live, 1.0, usage=Usage(0, tokens))
+
+
+def test_who_was_served_how_much_is_known_after_a_restart():
+    _, found = table()
+    kept = found._journal
+    found.restore([Tenant("lab")], {}, 0, {})
+    jobs = JobTable(kept, lambda: None, found)
+    waiting = {
+        tenant_id: LiveJob(job(f"old-{tenant_id}", tenant_id=tenant_id), b"") for tenant_id in ("default", "lab")
+    }
+    for live in waiting.values():
+        jobs.add(live)
+    serve(jobs, 2, "default", 500)
+    serve(jobs, 3, "lab", 20)
+    assert counters(found) == {"default": 1000, "lab": 40}
+    served = {tenant_id: usage.served for (tenant_id, _), usage in kept.usage.items()}
+
+    _, after = table()
+    after.restore([Tenant("lab")], {}, 0, served)
+    again = JobTable(kept, lambda: None, after)
+    for live in waiting.values():
+        again.restore(live)
+    assert counters(after) == {"default": 1000, "lab": 40}, "both had stayed"
+
+    _, after = table()
+    after.restore([Tenant("lab")], {}, 0, served)
+    again = JobTable(kept, lambda: None, after)
+    again.add(waiting["lab"])
+    assert counters(after) == {"default": 1000, "lab": 1000}, "nobody waited, so nobody has shares in store"
+
+
+def test_who_comes_when_nobody_is_there_begins_where_the_last_one_was():
+    _, found = table()
+    kept = found._journal
+    found.restore([Tenant("lab", weight=2.0)], {}, 0, {})
+    jobs = JobTable(kept, lambda: None, found)
+    serve(jobs, 1, "default", 500)
+    jobs.add(LiveJob(job("job-2", 2, tenant_id="lab"), b""))
+    assert counters(found) == {"default": 1000, "lab": 2000}
 
 
 @given(st.text(max_size=70), st.floats(allow_nan=True))

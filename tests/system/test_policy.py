@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from programs import alive, running_queen, wait_for
+from programs import Queen, alive, running_queen, wait_for
 from queen.policy.sandbox.record import replayed
 from rbee.v1 import (
     inference_service_pb2,
@@ -23,8 +23,17 @@ MODEL = "synthetic:steady"
 
 # One of each kind; tests/policy/test_hostile.py runs them all against a sandbox.
 KINDS = [
-    *("pcall_nested", "pattern_backtracking", "memory_table", "flood_at_once", "ids_foreign_job", "endless_at_load"),
+    *("pcall_nested", "pattern_backtracking", "memory_table", "flood_at_once", "ids_foreign_job"),
 ]
+
+# A queen tries a policy before it decides, so it is hostile to nobody but her own jobs.
+DISGUISE = """
+local attack = schedule
+function schedule(context)
+  if context.queue:first().model ~= "synthetic:steady" then return platform.schedule(context) end
+  return attack(context)
+end
+"""
 
 
 def spawn(channel, slots=8):
@@ -73,7 +82,9 @@ def longest_gap(channel, others_ask):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_hostile_policy_holds_up_nobody(kind, tmp_path):
-    with running_queen(tmp_path, "--scheduler", "policy", "--policy", str(HOSTILE / f"{kind}.lua")) as queen:
+    file = tmp_path / f"{kind}.lua"
+    file.write_text((HOSTILE / file.name).read_text() + DISGUISE)
+    with running_queen(tmp_path, "--policy", str(file)) as queen:
         with grpc.insecure_channel(queen.address) as channel:
             spawn(channel)
             if kind == "flood_at_once":
@@ -84,9 +95,69 @@ def test_a_hostile_policy_holds_up_nobody(kind, tmp_path):
             # A stall of the queen's own comes each time; one that the machine's other programs cause does not.
             assert any(flows(channel) for _ in range(3))
         assert "the platform policy decides" in queen.log
-        if kind != "endless_at_load":
-            assert f"policy {kind}.lua is suspended" in queen.log
+        assert f"policy {kind}.lua is suspended" in queen.log
         assert "Traceback" not in queen.log
+
+
+def refusal(folder, name, text):
+    """Returns how a queen ends, and what she says, who is started with a policy that is no good."""
+    (folder / name).write_text(text)
+    queen = Queen(folder, "--policy", str(folder / name))
+    status = queen.launch().wait(60)
+    return status, queen.log
+
+
+MISSPELT = (
+    "function schedule(context)\n  if context.now_ms < 0 then wayt() end\n  return platform.schedule(context)\nend"
+)
+BAD_RULE = "rules:\n  - name: r\n    condition: alwys\n    action: {use: platform-scheduler}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("misspelt.lua", MISSPELT, "misspelt.lua:2:30: unknown name wayt; did you mean wait?"),
+        ("broken.lua", "function schedule(", "broken.lua:1: <name> or '...' expected near <eof>"),
+        ("stuck.lua", "while true do end", "stuck.lua:1: policy exceeded 50 ms"),
+        ("wrong.yaml", BAD_RULE, "wrong.yaml:3:16: "),
+    ],
+)
+def test_a_queen_does_not_start_with_a_policy_that_is_no_good(name, text, said, tmp_path):
+    status, log = refusal(tmp_path, name, text)
+    assert status == 64
+    assert f"{name} cannot be used, it has 1 problem:\n  {said}" in log
+    assert "Traceback" not in log
+
+
+def test_a_queen_says_which_policy_file_is_not_there(tmp_path):
+    queen = Queen(tmp_path, "--policy", str(tmp_path / "none.lua"))
+    assert queen.launch().wait(60) == 64
+    assert f"the policy {tmp_path}/none.lua cannot be read: " in queen.log
+
+
+SLEEPY = """
+rules:
+  - name: not the sleepy ones
+    condition: {job.model: {contains: sleepy}}
+    action: {wait: {duration_ms: 60000}}
+  - name: all else
+    condition: always
+    action: {use: platform-scheduler}
+"""
+
+
+def test_a_queen_is_started_with_a_policy_in_yaml(tmp_path):
+    (tmp_path / "night.yaml").write_text(SLEEPY)
+    with (
+        running_queen(tmp_path, "--policy", str(tmp_path / "night.yaml")) as queen,
+        grpc.insecure_channel(queen.address) as channel,
+    ):
+        spawn(channel)
+        assert infer(channel, 1)
+        with pytest.raises(grpc.RpcError):
+            infer(channel, 1, timeout_s=1, model="synthetic:sleepy")
+        assert len(workers(channel)) == 1
+        assert "the platform policy decides" not in queen.log
 
 
 def test_what_a_queen_recorded_is_decided_again(tmp_path):
@@ -109,7 +180,8 @@ def test_what_a_queen_recorded_is_decided_again(tmp_path):
 MAKES_ROOM = """
 function schedule(context)
   for _, worker in ipairs(context.workers) do
-    if worker.status == "ready" and worker.in_flight == 0 and worker.model ~= context.queue:first().model then
+    local idle = worker.status == "ready" and worker.in_flight == 0 and not worker.pinned
+    if idle and worker.model ~= context.queue:first().model then
       return batch{ evict(worker, "makes room"), wait("room is being made", 60000) }
     end
   end

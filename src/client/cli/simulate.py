@@ -44,6 +44,12 @@ def simulate(
         float | None,
         typer.Option(metavar="RATE", min=0.000001, help="Requests drawn at random, so many a second on average."),
     ] = None,
+    recorded: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME", help="What the queen has served: jobs of the last TIME, such as 24h, or all she keeps."
+        ),
+    ] = "",
     duration: Annotated[str, typer.Option(metavar="TIME", help="For how long --synthetic draws requests.")] = "10m",
     against: Annotated[
         str, typer.Option(metavar="FILE", help="A second policy; both are shown side by side, and where they differ.")
@@ -61,12 +67,20 @@ def simulate(
 ) -> None:
     """Runs a policy over a workload on a virtual clock and prints waits, utilisation, evictions, cost and fairness.
 
-    For example: rbee policy simulate mine.lua --cluster home.yaml --synthetic 2 --duration 1h --against platform.
+    For example: rbee policy simulate mine.lua --cluster home.yaml --synthetic 2 --duration 1h --against platform; with
+    what the queen has served: rbee policy simulate mine.lua --cluster home.yaml --recorded 24h.
     """
     from rbee.v1 import policy_service_pb2
 
     if synthetic is not None and (trace or traffic):
         raise errors.Invalid("--synthetic and --trace or --traffic exclude each other; leave one out", "BAD_OPTIONS")
+    if not (trace or traffic or recorded or synthetic):
+        raise errors.Invalid(
+            "say what is to be simulated: --trace FILE, --traffic FILE, --synthetic RATE or --recorded TIME",
+            "BAD_OPTIONS",
+        )
+    if recorded and (trace or synthetic is not None):
+        raise errors.Invalid("--recorded and --trace or --synthetic exclude each other; leave one out", "BAD_OPTIONS")
     request = policy_service_pb2.PolicyServiceSimulateRequest(
         cluster_yaml=_read(cluster),
         trace_csv=_read(trace) if trace else "",
@@ -81,6 +95,8 @@ def simulate(
     if synthetic is not None:
         length_s = _span(duration, "--duration")
         request.traffic_yaml = f"arrivals: {{rate: {synthetic:f}, duration: {length_s:g}s}}\n"
+    if recorded:
+        request.recorded.FromNanoseconds(0 if recorded == "all" else round(_span(recorded, "--recorded") * 1e9))
     if horizon:
         request.horizon.FromNanoseconds(round(_span(horizon, "--horizon") * 1e9))
     last = with_queen(ctx, lambda queen: _run(queen, request))

@@ -25,7 +25,7 @@ def refusal(
     if proposal.action is Action.START_WORKER:
         return _start_refusal(proposal, job, cluster) or _quota_refusal(proposal, job, cluster, shared, now)
     if proposal.action is Action.EVICT:
-        return _evict_refusal(proposal, cluster)
+        return _evict_refusal(proposal, cluster, now)
     return ""
 
 
@@ -68,7 +68,7 @@ def _start_refusal(proposal: Proposal, job: Job | None, cluster: ClusterView) ->
     return ""
 
 
-def _evict_refusal(proposal: Proposal, cluster: ClusterView) -> str:
+def _evict_refusal(proposal: Proposal, cluster: ClusterView, now: float) -> str:
     worker = cluster.get_worker(proposal.worker_id)
     if worker is None:
         return f"there is no worker {proposal.worker_id}"
@@ -76,5 +76,7 @@ def _evict_refusal(proposal: Proposal, cluster: ClusterView) -> str:
         return f"worker {worker.id} is {worker.state}"
     if cluster.is_pinned(worker.id):
         return f"worker {worker.id} is pinned"
+    if (left := worker.start_time + cluster.min_residency_s - now) > 0 and cluster.min_residency_s:
+        return f"worker {worker.id} is to stay for {left:.0f} s more, its minimum residency"
     taken = worker.slots_total - cluster.slots_available(worker.id)
     return f"worker {worker.id} runs {taken} jobs" if taken else ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from queen.core.model import Verdict
 from wire import errors
 
 
@@ -62,3 +63,39 @@ RETRIABLE: Final = frozenset(
 
 MAX_ATTEMPTS: Final = 5
 """Tries at one job, the first included (architecture.md section 2)."""
+
+_STATUSES: Final[dict[str, type[errors.RbeeError]]] = {
+    "DEADLINE_EXCEEDED": errors.TimedOut,
+    "FAILED_PRECONDITION": errors.WrongState,
+    "INVALID_ARGUMENT": errors.Invalid,
+    "NOT_FOUND": errors.NotFound,
+    "PERMISSION_DENIED": errors.Denied,
+    "RESOURCE_EXHAUSTED": errors.NoCapacity,
+    "UNAVAILABLE": errors.Unreachable,
+}
+_REASONS: Final[dict[str, type[errors.RbeeError]]] = {
+    "INSUFFICIENT_VRAM": NoWorkersAvailable,
+    "MODEL_NOT_ALLOWED": errors.Denied,
+    "NO_WORKERS_AVAILABLE": NoWorkersAvailable,
+    "QUEUE_FULL": errors.NoCapacity,
+    "QUOTA_EXCEEDED": errors.NoCapacity,
+}
+
+
+def refused(said: str, *, by: str = "", reason: str = "POLICY_REFUSED") -> errors.RbeeError:
+    """Returns the error of a job that a scheduler refuses: RESOURCE_EXHAUSTED, unless what it said begins with another.
+
+    "PERMISSION_DENIED: not from here" has that status, "QUOTA_EXCEEDED: no more today" that reason and its status; the
+    rest is the message, behind `by`. `reason` is that of all others.
+    """
+    word, colon, rest = said.partition(": ")
+    kind = (_STATUSES.get(word) or _REASONS.get(word)) if colon else None
+    if kind is None:
+        return errors.NoCapacity(f"{by}{said}", reason)
+    return kind(f"{by}{rest}", word if word in _REASONS else reason)
+
+
+def not_admitted(verdict: Verdict) -> errors.RbeeError:
+    """Returns the error of a job that a policy does not let in: NOT_ADMITTED, or what its reason maps to."""
+    who = f"policy {verdict.policy} {verdict.policy_version}".strip()
+    return refused(verdict.reason or "it does not say why", by=f"{who} does not admit the job: ", reason="NOT_ADMITTED")

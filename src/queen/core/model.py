@@ -323,6 +323,19 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a policy says of a job: whether it may come in, or be tried again, and why ("" when it does not say).
+
+    `policy` and `policy_version` are who says so.
+    """
+
+    yes: bool = True
+    reason: str = ""
+    policy: str = ""
+    policy_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """A proposal with who made it, when, how long it took, and why the applier refused it ("" when it took effect)."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Literal, Protocol
 
-from queen.core.model import Decision, Hive, Job, JobState, ModelFile, Proposal, Worker
+from queen.core.model import Decision, Hive, Job, JobState, ModelFile, Proposal, Verdict, Worker
 from queen.core.tenants import Load, Tenant, TenantUsage
 from queen.core.versions import PolicyActivation, PolicyVersion
 
@@ -113,6 +113,47 @@ class JobScheduler(Protocol):
 
     async def decide(self, queue: Sequence[Job], cluster: ClusterView, now: float) -> list[Proposal]:
         """Returns at most one proposal per job; a job without one waits. `queue` is in queue order."""
+        ...
+
+
+class PolicyInCharge(Protocol):
+    """What the policy that decides is asked beside its decisions. `queue` is in queue order.
+
+    It is asked only what it `answers`, so that a policy without opinions costs nothing. One that fails says yes, and
+    has nothing to propose.
+    """
+
+    def answers(self, entry_point: str) -> bool:
+        """Returns whether it has an entry point: "should_admit", "should_retry" or "on_idle"."""
+        ...
+
+    async def should_admit(self, job: Job, queue: Sequence[Job], cluster: ClusterView, now: float) -> Verdict:
+        """Returns whether a job may join the queue; it is not in `queue` yet."""
+        ...
+
+    async def should_retry(
+        self, job: Job, queue: Sequence[Job], cluster: ClusterView, now: float, error: str
+    ) -> Verdict:
+        """Returns whether a job may be tried again. `error` is the reason of its newest attempt's failure."""
+        ...
+
+    async def on_idle(self, queue: Sequence[Job], cluster: ClusterView, now: float) -> list[Proposal]:
+        """Returns starts and evictions for a time when nothing can be given to a worker.
+
+        A proposal to wait, about no job, says when to ask again.
+        """
+        ...
+
+
+class RetryAdvice(Protocol):
+    """Whether a policy lets a job be tried again."""
+
+    def answers(self, entry_point: str) -> bool:
+        """Returns whether there is anybody to ask: "should_retry"."""
+        ...
+
+    async def may_try_again(self, job: Job, error: str) -> Verdict:
+        """Returns what should_retry says of a job whose newest attempt failed, `error` being the failure's reason."""
         ...
 
 
@@ -237,6 +278,10 @@ class Store(Journal, Protocol):
 
     async def usage_of(self, first_day: int, last_day: int) -> dict[str, TenantUsage]:
         """Returns what each tenant used from one day to another, both included."""
+        ...
+
+    async def served(self) -> dict[str, int]:
+        """Returns each tenant's counter of fair shares as last written."""
         ...
 
     async def load_unfinished(self) -> list[tuple[Job, bytes]]:

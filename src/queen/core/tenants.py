@@ -54,11 +54,12 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class TenantUsage:
-    """Tokens and jobs at rest in a span of time."""
+    """Tokens and jobs at rest in a span of time. `served`: the counter of fair shares at its end, 0 where not known."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     jobs: int = 0
+    served: int = 0
 
     @property
     def tokens(self) -> int:

@@ -12,12 +12,13 @@ from opentelemetry import context as otel_context
 from queen.core.faults import (
     MAX_ATTEMPTS,
     RETRIABLE,
-    NoWorkersAvailable,
     StreamConnectionFailed,
     StreamReadError,
     WorkerCommunicationFailed,
+    refused,
 )
-from queen.core.model import Attempt, Failure, Job, JobState, Proposal, Usage, Worker
+from queen.core.model import Attempt, Failure, Job, JobState, Proposal, Usage, Verdict, Worker
+from queen.core.ports import RetryAdvice
 from queen.dispatch.reconnect import Reconnect
 from queen.dispatch.stall import StallWatch
 from queen.links import events
@@ -41,7 +42,7 @@ class JobDispatcher:
     """Gives jobs to workers whose slots are reserved, and ends jobs.
 
     All tasks live in `group`; `jitter` draws the factor of each retry's delay, 0.5 to 1; `abandon` is given workers
-    that do not confirm the end of a job.
+    that do not confirm the end of a job; `advice` is asked before each retry, if there is one.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class JobDispatcher:
         jitter: Callable[[], float],
         abandon: Callable[[Worker], None],
         group: asyncio.TaskGroup,
+        advice: RetryAdvice | None = None,
     ) -> None:
         self._jobs = jobs
         self._cluster = cluster
@@ -62,6 +64,7 @@ class JobDispatcher:
         self._jitter = jitter
         self._abandon = abandon
         self._group = group
+        self._advice = advice
         self._reconnect = Reconnect(cluster, clock)
 
     def dispatch(self, job_id: str, worker: Worker) -> None:
@@ -169,7 +172,7 @@ class JobDispatcher:
 
     def reject(self, live: LiveJob, proposal: Proposal) -> None:
         """Ends a job a scheduler refuses."""
-        self.fail(live, NoWorkersAvailable(proposal.reason, "INSUFFICIENT_VRAM", retry_after_s=proposal.retry_after_s))
+        self.fail(live, refused(proposal.reason))
 
     def hive_lost(self, hive_id: str, silent_s: float) -> None:
         """Leaves the workers of a hive that is offline, but for those that were heard of within `silent_s` seconds."""
@@ -196,7 +199,7 @@ class JobDispatcher:
             watch.close()
             live.task = live.give_up = None
         if failure is not None:
-            self._attempt_failed(live, worker, failure)
+            await self._attempt_failed(live, worker, failure)
         if interrupted:
             await self._end_on_worker(live, worker)
         if live.job.attempt.number == number or live.job.attempt.worker_id != worker.id:
@@ -268,15 +271,20 @@ class JobDispatcher:
             seed=ending.seed,
         )
 
-    def _attempt_failed(self, live: LiveJob, worker: Worker, error: errors.RbeeError) -> None:
-        job = live.job
+    async def _attempt_failed(self, live: LiveJob, worker: Worker, error: errors.RbeeError) -> None:
         if error.reason in _DOUBTS:
             self._cluster.doubt(worker.id)
-        if job.resting:
+        if live.job.resting:
             return
         if error.reason not in RETRIABLE or not self.may_try_again(live):
             self.fail(live, error)
             return
+        if self._advice is not None and self._advice.answers("should_retry"):
+            verdict = await self._advice.may_try_again(live.job, error.reason)
+            if not verdict.yes:
+                self.fail(live, _without_another_try(error, verdict))
+        if (job := live.job).resting:
+            return  # it was refused, or ended otherwise while the policy thought about it
         delay = 0.0
         if len(job.attempts) > 1 or not isinstance(error, errors.Unreachable):
             delay = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** (len(job.attempts) - 1)) * self._jitter()
@@ -348,6 +356,12 @@ def _why_it_waits(live: LiveJob) -> str:
 
 def _failure(error: errors.RbeeError) -> Failure:
     return Failure(error.reason, error.message, status.code_number(error), error.retriable)
+
+
+def _without_another_try(error: errors.RbeeError, verdict: Verdict) -> errors.RbeeError:
+    who = f"policy {verdict.policy} {verdict.policy_version}".strip()
+    message = f"{error.message}; {who} refused another try: {verdict.reason}"
+    return type(error)(message, error.reason, metadata=error.metadata, retry_after_s=error.retry_after_s)
 
 
 def _named(job: Job) -> dict[str, str]:

@@ -65,13 +65,14 @@ async def check(source: str, file_name: str, language: str = "") -> Checked:
     return Checked(made.language, made.compiled_lua, problems, made.said_version)
 
 
-def refused(problems: tuple[Problem, ...], file_name: str) -> errors.Invalid:
+def refused(problems: tuple[Problem, ...], file_name: str, *, one_line: bool = True) -> errors.Invalid:
     """Returns the error that lists everything that keeps a policy from running, by place."""
     fatal = [problem for problem in problems if problem.fatal]
     faults = [FieldFault(place(problem, file_name), problem.message) for problem in fatal]
-    lines = "; ".join(f"{fault.field}: {fault.expected}" for fault in faults)
+    lines = [f"{fault.field}: {fault.expected}" for fault in faults]
+    listed = f" {'; '.join(lines)}" if one_line else "".join(f"\n  {line}" for line in lines)
     count = f"{len(fatal)} problem{'s' * (len(fatal) != 1)}"
-    return errors.Invalid(f"{file_name} cannot be used, it has {count}: {lines}", "POLICY_INVALID", faults=faults)
+    return errors.Invalid(f"{file_name} cannot be used, it has {count}:{listed}", "POLICY_INVALID", faults=faults)
 
 
 def place(problem: Problem, file_name: str) -> str:

@@ -1,4 +1,4 @@
-"""The policy directory: a file that is changed there becomes a version, and decides if its policy is active."""
+"""Policies in files: the one a queen is started with, and the directory whose files become versions as they change."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Final
 
 import watchfiles
 
+from queen.policy import check
+from queen.policy.failure import Source
 from queen.policy.versions import Policies
 from wire import errors
 
@@ -17,6 +19,23 @@ log = logging.getLogger(__name__)
 
 SUFFIXES: Final = (".lua", ".yaml", ".yml")
 AUTHOR: Final = "policy directory"
+
+
+async def read_checked(file: Path) -> Source:
+    """Returns the policy in a file, Lua or YAML, once it has passed the checks that a saved one has to.
+
+    Raises `Invalid` POLICY_INVALID with all that is wrong by file and line, and POLICY_UNREADABLE.
+    """
+    try:
+        text = await asyncio.to_thread(file.read_text, "utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.Invalid(f"the policy {file} cannot be read: {error}", "POLICY_UNREADABLE") from error
+    if faults := check.size_faults(**{str(file): text}):
+        raise errors.invalid(faults, "policy")
+    checked = await check.check(text, file.name)
+    if not checked.valid:
+        raise check.refused(checked.problems, file.name, one_line=False)
+    return Source(file.name, checked.compiled_lua)
 
 
 class PolicyFiles:

@@ -154,7 +154,7 @@ class Program:
         return _failure(self._guarded(self._load_platform, source))
 
     def entry_points(self) -> frozenset[str]:
-        """Returns which entry points the loaded policy defines."""
+        """Returns which entry points the loaded policy defines, the platform policy while none is loaded."""
         return frozenset(self._entry_points().values())
 
     def put(self, rows: Rows, row_id: str, changes: Mapping[str, Any], absent: Sequence[str] = ()) -> None:

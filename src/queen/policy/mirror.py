@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -13,6 +13,8 @@ from queen.policy.rows import Row, Rows
 
 AFFINITIES_KEPT: Final = 10_000
 """Sessions and prompt beginnings whose last worker is remembered, the newest."""
+
+MINUTE_S: Final = 60.0
 
 _POOL_STATUS: Final = {HiveState.HEALTHY: "healthy", HiveState.DEGRADED: "degraded"}
 _LOADED: Final = frozenset(WorkerState) - {WorkerState.FAILED}
@@ -31,11 +33,14 @@ class Mirror:
         self._home: dict[str, str] = {}  # worker -> its hive
         self._jobs: dict[str, Job] = {}  # as written
         self._affinity: OrderedDict[tuple[str, str, str], str] = OrderedDict()
+        self._counted: dict[str, int] = {}  # worker -> jobs it had completed when it was written
+        self._completions: deque[tuple[float, int]] = deque()  # (time, jobs) of the last minute, as they were seen
+        self._recent = 0  # the jobs of these
         for kind in ("models", "pools", "workers", "jobs"):
             for row_id in rows.ids(kind):
                 rows.remove(kind, row_id)
 
-    def sync(self, queue: Sequence[Job]) -> None:
+    def sync(self, queue: Sequence[Job], now: float) -> None:
         """Brings the rows up to date; `queue` is in queue order, and its jobs are all that policies see."""
         if self._models_revision != self._cluster.models.revision:
             self._write_models()
@@ -45,6 +50,7 @@ class Mirror:
         for kind, name in touched:
             if kind == "worker":
                 hives |= self._write_worker(name)
+                self._count_completions(name, now)
         for hive_id in sorted(hives):
             self._write_hive(hive_id)
         waiting = {job.id for job in queue}
@@ -54,6 +60,9 @@ class Mirror:
             if self._jobs.get(job.id) is not job:
                 self.write_job(job)
         self._rows.queue([job.id for job in queue])
+        while self._completions and self._completions[0][0] <= now - MINUTE_S:
+            self._recent -= self._completions.popleft()[1]
+        self._rows.put("metrics", "", {"jobs_completed_last_minute": self._recent})
 
     def write_job(self, job: Job) -> None:
         """Writes a job that is waiting, or that an entry point is to be asked about."""
@@ -132,6 +141,14 @@ class Mirror:
         if _claim(before) == _claim(worker):
             return set()
         return {one.hive_id for one in (before, worker) if one is not None}
+
+    def _count_completions(self, worker_id: str, now: float) -> None:
+        completed = self._cluster.jobs_completed(worker_id)
+        if (news := completed - self._counted.pop(worker_id, 0)) > 0:  # below: it is gone
+            self._completions.append((now, news))
+            self._recent += news
+        if worker_id in self._home:
+            self._counted[worker_id] = completed
 
     def _write_hive(self, hive_id: str) -> None:
         hive = self._cluster.get_hive(hive_id)

@@ -91,17 +91,20 @@ class JobTable:
         job = live.job
         self._store.save_request(job.id, live.spec)
         self._store.save_job(job)
-        self.restore(live)
+        self._enter(live, stayed=False)
 
     def restore(self, live: LiveJob) -> None:
         """Takes in a queued job the store has already."""
+        self._enter(live, stayed=True)
+
+    def _enter(self, live: LiveJob, *, stayed: bool) -> None:
         job = live.job
         assert job.state is JobState.QUEUED, "jobs enter the table by the queue"
         self._alive[job.id] = live
         if job.request_id:
             self._by_request[job.request_id] = job.id
         if self._tenants is not None:
-            self._tenants.joined(job)
+            self._tenants.joined(job, stayed=stayed)
         self._enqueue(live)
 
     def get(self, job_id: str) -> LiveJob | None:

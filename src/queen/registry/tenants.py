@@ -73,12 +73,15 @@ class TenantTable:
         self._told_day = 0
         self.touched: dict[str, None] = {DEFAULT: None}
 
-    def restore(self, tenants: Iterable[Tenant], used: Mapping[str, TenantUsage], day: int) -> None:
-        """Takes in what the store has: the tenants, and what they used on a day."""
+    def restore(
+        self, tenants: Iterable[Tenant], used: Mapping[str, TenantUsage], day: int, served: Mapping[str, int]
+    ) -> None:
+        """Takes in what the store has: the tenants, what they used on a day, and their counters of fair shares."""
         for tenant in tenants:
             self._set(tenant)
         for tenant_id, usage in used.items():
             self._used[tenant_id] = (day, usage)
+        self._shares.restore(served)
 
     def put(self, tenant: Tenant) -> None:
         """Adds or changes a tenant; it is saved."""
@@ -100,9 +103,9 @@ class TenantTable:
         if tenant is not None:
             return tenant
         nearest = difflib.get_close_matches(tenant_id, self._tenants, n=3)
-        hint = f"did you mean {' or '.join(nearest)}? " if nearest else ""
+        hint = f"did you mean {' or '.join(nearest)}? See" if nearest else "see"
         raise errors.NotFound(
-            f"there is no tenant {tenant_id[:64]}; {hint}See: rbee tenant list",
+            f"there is no tenant {tenant_id[:64]}; {hint}: rbee tenant list",
             "TENANT_NOT_FOUND",
             metadata={"nearest": ",".join(nearest)},
         )
@@ -127,9 +130,9 @@ class TenantTable:
 
     # What happens to their jobs.
 
-    def joined(self, job: Job) -> None:
-        """A job is in the queue for the first time."""
-        self._shares.joined(job.tenant_id)
+    def joined(self, job: Job, *, stayed: bool = False) -> None:
+        """A job is in the queue for the first time; `stayed`: an earlier queen had accepted it."""
+        self._shares.joined(job.tenant_id, stayed=stayed)
         self._promised[job.tenant_id] += tokens_of(job)
         self.touched[job.tenant_id] = None
 
@@ -160,6 +163,7 @@ class TenantTable:
             before.prompt_tokens + usage.prompt_tokens,
             before.completion_tokens + usage.completion_tokens,
             before.jobs + 1,
+            self._shares.served(tenant_id),
         )
         self._used[tenant_id] = (day, used)
         self._journal.save_usage(tenant_id, day, used)

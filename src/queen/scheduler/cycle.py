@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final
 
@@ -13,7 +13,7 @@ from opentelemetry import trace
 
 from queen.core import applier
 from queen.core.model import Action, Decision, Job, Proposal
-from queen.core.ports import Dispatcher, JobScheduler, Journal, WorkerStarter
+from queen.core.ports import Dispatcher, JobScheduler, Journal, PolicyInCharge, WorkerStarter
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
 from queen.registry.tenants import TenantTable
@@ -34,9 +34,15 @@ REFUSED_KEPT: Final = 1000
 SOONEST_AGAIN_S: Final = 0.1
 """The least a policy can have the queue wait before it is asked again without anything having happened."""
 
+IDLE_SPACING_S: Final = 1.0
+"""The least between two calls of on_idle: a queue that runs empty hundreds of times a second is no idle time."""
+
 
 class SchedulingCycle:
-    """Asks the scheduler about the queue, holds each proposal against the applier's rules, and lets it take effect."""
+    """Asks the scheduler about the queue, holds each proposal against the applier's rules, and lets it take effect.
+
+    `policy` is asked what to do when nothing can be given to a worker; None: nobody is.
+    """
 
     def __init__(
         self,
@@ -53,6 +59,7 @@ class SchedulingCycle:
         woken: asyncio.Event,
         window: int = WINDOW,
         tenants: TenantTable | None = None,
+        policy: PolicyInCharge | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._jobs = jobs
@@ -67,6 +74,8 @@ class SchedulingCycle:
         self._refused: set[tuple[Action, str, str]] = set()
         self._window = window
         self._tenants = tenants
+        self._policy = policy
+        self._idle_at = float("-inf")
 
     async def run(self) -> None:
         """Runs cycles until cancelled."""
@@ -81,21 +90,50 @@ class SchedulingCycle:
     async def turn(self) -> float | None:
         """Runs one cycle: every waiting job within the window is decided about once.
 
-        Returns after how many seconds the policy wants to be asked again, whatever happens; None when it does not.
+        Returns after how many seconds to run another, whatever happens; None when there is no need.
         """
         now = self._clock.now()
         queue = [live.job for live in islice(self._jobs.queued(now), self._window)]
-        if not queue:
-            return None
-        begun = self._clock.monotonic()
-        proposals = await self._scheduler.decide(queue, self._cluster, now)
-        duration = (self._clock.monotonic() - begun) / len(queue)
+        proposals: list[Proposal] = []
+        again: list[float] = []
+        if queue:
+            begun = self._clock.monotonic()
+            proposals = await self._scheduler.decide(queue, self._cluster, now)
+            await self._apply_all(proposals, now, (self._clock.monotonic() - begun) / len(queue))
+            again += _asks_again(proposals, SOONEST_AGAIN_S)
+        waits = [one for one in proposals if one.action is Action.WAIT]
+        idles = len(waits) == len(proposals) and self._policy is not None and self._policy.answers("on_idle")
+        if idles:
+            again += await self._idle(queue)
+        if waits or idles:
+            again += self._residency_ends(now)
+        return min(again, default=None)
+
+    async def _idle(self, queue: Sequence[Job]) -> list[float]:
+        """Does what the policy wants while nothing can be given to a worker; returns when to ask it again, seconds."""
+        assert self._policy is not None, "it has been seen"
+        now, begun = self._clock.now(), self._clock.monotonic()
+        if (left := self._idle_at + IDLE_SPACING_S - begun) > 0:
+            return [left]
+        self._idle_at = begun
+        proposals = await self._policy.on_idle(queue, self._cluster, now)
+        wanted = [one for one in proposals if one.job_id or one.action is not Action.WAIT]
+        await self._apply_all(wanted, now, self._clock.monotonic() - begun)
+        return _asks_again(proposals, IDLE_SPACING_S)
+
+    def _residency_ends(self, now: float) -> list[float]:
+        """Returns after how many seconds the next worker may be evicted that may not yet; empty when there is none."""
+        if not self._cluster.min_residency_s:
+            return []
+        starts = (worker.start_time for worker in self._cluster.list_online_workers() if worker.start_time)
+        left = (start + self._cluster.min_residency_s - now for start in starts)
+        return [min(future)] if (future := [one for one in left if one > 0]) else []
+
+    async def _apply_all(self, proposals: Sequence[Proposal], now: float, duration_s: float) -> None:
         for number, proposal in enumerate(filter(self._is_news, proposals), start=1):
-            self._apply(proposal, now, duration)
+            self._apply(proposal, now, duration_s)
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)  # what changes meanwhile the applier sees
-        waits = [one.retry_after_s for one in proposals if one.retry_after_s is not None]
-        return max(min(waits), SOONEST_AGAIN_S) if waits else None
 
     def _is_news(self, proposal: Proposal) -> bool:
         """Whether a proposal is more than to wait on for the same reason, as most are in a long queue."""
@@ -165,6 +203,12 @@ class SchedulingCycle:
             self._starter.tell_waiting(live.job.id)
         elif proposal.action is Action.REJECT:
             self._reject(live, proposal)
+
+
+def _asks_again(proposals: Sequence[Proposal], least_s: float) -> list[float]:
+    """Returns after how many seconds a policy wants to be asked again, the soonest; empty when it does not say."""
+    waits = [one.retry_after_s for one in proposals if one.retry_after_s is not None]
+    return [max(min(waits), least_s)] if waits else []
 
 
 def _trace(live: LiveJob, decision: Decision) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from queen.core.model import Action, Job, Proposal
+from queen.core.model import Action, Job, Proposal, Verdict
 from queen.core.ports import ClusterView
 from queen.core.suspension import Suspension
 from queen.core.versions import PLATFORM
@@ -101,6 +102,8 @@ class PolicyScheduler:
         self._suspension = Suspension()
         self._last_failure = ""
         self._told_since, self._told = 0.0, 0
+        # What is asked sees the rows as they were written for it, whoever else asks meanwhile.
+        self._one_at_a_time = asyncio.Lock()
         self.name, self.version = PLATFORM, ""
 
     @property
@@ -125,43 +128,54 @@ class PolicyScheduler:
 
     async def decide(self, queue: Sequence[Job], cluster: ClusterView, now: float) -> list[Proposal]:
         """Returns one proposal per job of `queue`, and evictions and preloads that are about no job."""
-        self._mirrored(cluster, now).sync(queue)
-        if self._active != PLATFORM and not self._suspension.suspended:
+        async with self._one_at_a_time:
+            self._mirrored(cluster, now).sync(queue, now)
+            if self._active != PLATFORM and not self._suspension.suspended:
+                try:
+                    outcome = await self._ask(queue, now, self._decider.decide)
+                    proposals = Round(queue, cluster, self._new_id, outcome, explains=self._explains).proposals()
+                except PolicyFailed as failure:
+                    self._note(failure, now)
+                else:
+                    return self._decided(proposals, queue, self._active, self._active_version)
             try:
-                outcome = await self._ask(queue, now, self._decider.decide)
+                outcome = await self._ask(queue, now, self._decider.decide_platform)
                 proposals = Round(queue, cluster, self._new_id, outcome, explains=self._explains).proposals()
             except PolicyFailed as failure:
-                self._note(failure, now)
-            else:
-                return self._decided(proposals, queue, self._active, self._active_version)
-        try:
-            outcome = await self._ask(queue, now, self._decider.decide_platform)
-            proposals = Round(queue, cluster, self._new_id, outcome, explains=self._explains).proposals()
-        except PolicyFailed as failure:
-            log.error("the platform policy failed (%s), jobs wait: %s", failure.cause, failure.message)
-            reason = "the platform policy failed; see the queen's log"
-            proposals = [Proposal(job.id, Action.WAIT, reason, retry_after_s=PAUSE_S) for job in queue]
-        return self._decided(proposals, queue, PLATFORM, "")
+                log.error("the platform policy failed (%s), jobs wait: %s", failure.cause, failure.message)
+                reason = "the platform policy failed; see the queen's log"
+                proposals = [Proposal(job.id, Action.WAIT, reason, retry_after_s=PAUSE_S) for job in queue]
+            return self._decided(proposals, queue, PLATFORM, "")
 
-    async def should_admit(self, job: Job, cluster: ClusterView, now: float) -> tuple[bool, str]:
+    def answers(self, entry_point: str) -> bool:
+        """Returns whether the active policy has an entry point, and is in service."""
+        return entry_point in self._entry_points and not self._suspension.suspended
+
+    async def should_admit(self, job: Job, queue: Sequence[Job], cluster: ClusterView, now: float) -> Verdict:
         """Returns whether the policy lets a job in, and why not. A policy that fails or does not say lets it in."""
-        return await self._verdict("should_admit", job, cluster, now)
+        return await self._verdict("should_admit", job, queue, cluster, now)
 
-    async def should_retry(self, job: Job, cluster: ClusterView, now: float, error: str) -> tuple[bool, str]:
+    async def should_retry(
+        self, job: Job, queue: Sequence[Job], cluster: ClusterView, now: float, error: str
+    ) -> Verdict:
         """Returns whether the policy lets a job be tried again after `error`, and why not."""
-        return await self._verdict("should_retry", job, cluster, now, error)
+        return await self._verdict("should_retry", job, queue, cluster, now, error)
 
-    async def on_idle(self, cluster: ClusterView, now: float) -> list[Proposal]:
-        """Returns evictions and preloads for a time when nothing waits."""
-        if not self._answers("on_idle"):
-            return []
-        self._mirrored(cluster, now).sync(())
-        try:
-            outcome = await self._decider.call("on_idle", _ms(now), _ms(now))
-            return Round((), cluster, self._new_id, outcome).proposals()
-        except PolicyFailed as failure:
-            self._note(failure, now)
-            return []
+    async def on_idle(self, queue: Sequence[Job], cluster: ClusterView, now: float) -> list[Proposal]:
+        """Returns evictions and preloads for a time when nothing of `queue` can be given to a worker."""
+        async with self._one_at_a_time:
+            if not self.answers("on_idle"):
+                return []
+            self._mirrored(cluster, now).sync(queue, now)
+            try:
+                outcome = await self._decider.call("on_idle", _ms(now), _ms(now))
+                self._tell(outcome, now)
+                proposals = Round(queue, cluster, self._new_id, outcome, explains=self._explains).unasked()
+            except PolicyFailed as failure:
+                self._note(failure, now)
+                return []
+            self.name, self.version = self._active, self._active_version
+            return proposals
 
     async def _ask(self, queue: Sequence[Job], now: float, decide: Callable[..., Awaitable[Outcome]]) -> Outcome:
         # The seed is the time: chance differs between cycles, and the same state gives the same decisions.
@@ -188,25 +202,26 @@ class PolicyScheduler:
         return proposals
 
     async def _verdict(
-        self, name: str, job: Job, cluster: ClusterView, now: float, error: str = ""
-    ) -> tuple[bool, str]:
-        if not self._answers(name):
-            return True, ""
-        mirror = self._mirrored(cluster, now)
-        mirror.write_job(job)
-        try:
-            outcome = await self._decider.call(
-                name, _ms(now), _ms(now), job_id=job.id, attempt=len(job.attempts), error=error
-            )
-        except PolicyFailed as failure:
-            self._note(failure, now)
-            return True, ""
-        finally:
-            mirror.drop_job(job.id)
-        return outcome.answer is not False, outcome.answer_reason or ""
-
-    def _answers(self, name: str) -> bool:
-        return name in self._entry_points and not self._suspension.suspended
+        self, name: str, job: Job, queue: Sequence[Job], cluster: ClusterView, now: float, error: str = ""
+    ) -> Verdict:
+        async with self._one_at_a_time:
+            if not self.answers(name):  # any more: others were asked before
+                return Verdict()
+            by = self._active, self._active_version
+            mirror = self._mirrored(cluster, now)
+            mirror.sync(queue, now)
+            mirror.write_job(job)
+            try:
+                outcome = await self._decider.call(
+                    name, _ms(now), _ms(now), job_id=job.id, attempt=len(job.attempts), error=error
+                )
+                self._tell(outcome, now)
+            except PolicyFailed as failure:
+                self._note(failure, now)
+                return Verdict()
+            finally:
+                mirror.drop_job(job.id)
+            return Verdict(outcome.answer is not False, outcome.answer_reason or "", *by)
 
     def _mirrored(self, cluster: ClusterView, now: float) -> Mirror:
         for tenant_id, row in self._tenants.changed_rows(now).items() if self._tenants else ():
@@ -216,6 +231,9 @@ class PolicyScheduler:
         return self._mirror
 
     def _note(self, failure: PolicyFailed, now: float) -> None:
+        if self._active == PLATFORM:
+            log.error("the platform policy failed (%s): %s", failure.cause, failure.message)
+            return
         self._last_failure = f"{failure.cause}: {failure.message}"
         suspends = self._suspension.failed(now)
         log.warning(

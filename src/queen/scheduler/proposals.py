@@ -46,6 +46,24 @@ class Round:
 
     def proposals(self) -> list[Proposal]:
         """Returns them in the order they are to be applied; raises `PolicyFailed` for one about what is not there."""
+        proposals, wait_all = self._decided()
+        seen = {proposal.job_id for proposal in proposals}
+        waiting = (self._waiting(job, wait_all) for job in self._jobs.values() if job.id not in seen)
+        return [*proposals, *waiting]
+
+    def unasked(self) -> list[Proposal]:
+        """Returns the starts and evictions that nobody asked for, and, about no job, when to be asked again.
+
+        Raises `PolicyFailed` for one about what is not there, and for a decision about a job's own fate.
+        """
+        proposals, wait_all = self._decided()
+        for proposal in proposals:
+            if proposal.action in (Action.DISPATCH, Action.REJECT):
+                raise PolicyFailed("error", f"on_idle made a {proposal.action} decision; it starts and evicts only")
+        return proposals if wait_all is None else [*proposals, self._proposal(wait_all)]
+
+    def _decided(self) -> tuple[list[Proposal], Decided | None]:
+        """Returns what was decided about jobs and workers, and the wait of all others."""
         proposals, seen = [], set[str]()
         wait_all: Decided | None = None
         for decided in self._outcome.decisions:
@@ -60,8 +78,7 @@ class Round:
             if proposal.job_id:
                 seen.add(proposal.job_id)
             proposals.append(proposal)
-        waiting = (self._waiting(job, wait_all) for job in self._jobs.values() if job.id not in seen)
-        return [*proposals, *waiting]
+        return proposals, wait_all
 
     def _proposal(self, decided: Decided) -> Proposal:
         action = Action(decided.action)
@@ -87,9 +104,10 @@ class Round:
     def _waiting(self, job: Job, decided: Decided | None) -> Proposal:
         if decided is not None:
             return self._proposal(replace(decided, job_id=job.id))
-        reason = "the policy left it waiting"
         if self._outcome.undecided:
             reason = "the policy had used its time before it came to this job"
+            return Proposal(job.id, Action.WAIT, reason, candidates=self._candidates(job), retry_after_s=0.0)
+        reason = "the policy left it waiting"
         return Proposal(job.id, Action.WAIT, reason, candidates=self._candidates(job))
 
     def _start(self, decided: Decided, job: Job | None) -> Proposal:

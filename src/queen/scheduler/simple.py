@@ -204,7 +204,8 @@ class _Round:
         possible = [(hive, need) for hive, need in holders if feasibility.could_hold(hive, need)]
         if not possible:
             held_by, online = [hive for hive, _ in holders], self._cluster.list_online_hives()
-            return Action.REJECT, feasibility.never_fits(job.model, holders[0][1], held_by, online)
+            never = feasibility.never_fits(job.model, holders[0][1], held_by, online)
+            return Action.REJECT, f"INSUFFICIENT_VRAM: {never}"
         reasons = [feasibility.in_the_way(*one, self._cluster.find_workers_on(one[0].id)) for one in possible[:3]]
         need = f"no room for {job.model} yet, it needs {possible[0][1]:,} MB"
         return Action.WAIT, f"{need}: {'; '.join(reasons)}"

@@ -10,8 +10,9 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from queen.core import admission, tenants
+from queen.core.faults import not_admitted
 from queen.core.limits import LimitRules, Wanted, resolve
-from queen.core.model import Job, JobState, JobType, Priority, StageLimits
+from queen.core.model import Failure, Job, JobState, JobType, Priority, StageLimits, Verdict
 from queen.core.ports import Store
 from queen.dispatch.dispatcher import JobDispatcher
 from queen.dispatch.reconnect import Reconnect
@@ -20,10 +21,11 @@ from queen.links.hives import HiveLinks
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
 from queen.registry.tenants import TenantTable
+from queen.scheduler.advice import PolicyAdvice
 from queen.services.asks import asks_of
 from queen.services.prompts import Prompts
 from rbee.v1 import job_pb2
-from wire import errors, telemetry, validation
+from wire import errors, status, telemetry, validation
 from wire.clock import Clock
 
 
@@ -105,6 +107,7 @@ class Intake:
         last_order: int,
         capacity: int,
         shared: TenantTable,
+        advice: PolicyAdvice,
     ) -> None:
         self._jobs = jobs
         self._models = models
@@ -118,6 +121,7 @@ class Intake:
         self._order = last_order
         self._capacity = capacity
         self._tenants = shared
+        self._advice = advice
         self._open = True
         self._unasked: dict[str, StageLimits] = {}  # model -> limits of restored jobs that ask for none: nearly all
 
@@ -162,31 +166,34 @@ class Intake:
         `deadline_s`: seconds after which its caller gives up, where that is known. `grace_s`: how long it goes on
         without its caller. `received`: ids of the tokens he has from a queen who no longer knows the job.
         """
-        if not self._open:
-            raise errors.Unreachable("the queen is stopping", "QUEEN_STOPPING", retry_after_s=5.0)
+        self._check_open()
         if faults := validation.job_faults(spec, longest_s=self._limits.most_s):
             raise errors.invalid(faults, "job")
         tenant_id = self._tenants.get(spec.tenant_id or tenant_id or tenants.DEFAULT).id
         with telemetry.tracer().start_as_current_span(telemetry.SPAN_ADMISSION):
             model_ref = await self._models.resolve(spec.model)
             await self._prompts.check(spec, model_ref)
-        if not self._open:
-            raise errors.Unreachable("the queen is stopping", "QUEEN_STOPPING", retry_after_s=5.0)
-        if (same := self._jobs.find(request_id)) is not None:
-            return same  # asked for again while its prompt was measured
         limits = self._stage_limits(spec, model_ref, None if detached else deadline_s)
         job = _job(
             spec,
             job_id=self._new_id("job"),
-            order=self._order + 1,
             model_ref=model_ref,
             tenant_id=tenant_id,
             request_id=request_id,
-            now=self._clock.now(),
             detached=detached,
             timeout_s=limits.total_s,
         )
+        if self._advice.answers("should_admit"):
+            job = replace(job, order=self._order + 1, submit_time=self._clock.now())
+            self._admit(job, limits)  # what cannot come in need not be asked about
+            verdict = await self._advice.may_come_in(job)
+            if not verdict.yes:
+                raise self._not_admitted(job, verdict)
         # No await from here on: whoever is let in has joined the queue before the next one asks.
+        self._check_open()
+        if (same := self._jobs.find(request_id)) is not None:
+            return same  # asked for again while its prompt was measured
+        job = replace(job, order=self._order + 1, submit_time=self._clock.now())
         self._admit(job, limits)
         self._order = job.order
         trace.get_current_span().set_attribute("rbee.job.id", job.id)
@@ -205,6 +212,23 @@ class Intake:
             self._dispatcher.set_deadline(live)
         self._dispatcher.set_queue_limit(live)
         return live
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise errors.Unreachable("the queen is stopping", "QUEEN_STOPPING", retry_after_s=5.0)
+
+    def _not_admitted(self, job: Job, verdict: Verdict) -> errors.RbeeError:
+        """Returns the error of a job that the policy does not let in; it is kept, so that `rbee why` can tell of it.
+
+        Without its request's id: who asks again is not told of this one, but may have better luck.
+        """
+        found = not_admitted(verdict)
+        error = type(found)(f"{found.message}. See: rbee why {job.id}", found.reason, metadata={"job_id": job.id})
+        self._order += 1
+        failure = Failure(error.reason, error.message, status.code_number(error), error.retriable)
+        ended = replace(job, order=self._order, request_id="", state=JobState.FAILED, failure=failure)
+        self._store.save_job(replace(ended, end_time=self._clock.now()))
+        return error
 
     def _admit(self, job: Job, limits: StageLimits) -> None:
         name = self._models.name_of(job.model_ref)
@@ -261,20 +285,19 @@ def _job(
     spec: job_pb2.JobSpec,
     *,
     job_id: str,
-    order: int,
     model_ref: str,
     tenant_id: str,
     request_id: str,
-    now: float,
     detached: bool,
     timeout_s: float,
 ) -> Job:
+    """Returns a job without its place and time, which it gets when it is let in."""
     return Job(
         id=job_id,
-        order=order,
+        order=0,
         model=spec.model,
         model_ref=model_ref,
-        submit_time=now,
+        submit_time=0.0,
         request_id=request_id,
         type=JobType.EMBEDDING if spec.HasField("embedding") else JobType.TEXT_GEN,
         priority=Priority.BATCH if spec.priority == job_pb2.PRIORITY_BATCH else Priority.INTERACTIVE,

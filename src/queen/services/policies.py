@@ -19,6 +19,7 @@ from queen.scheduler.policy import PolicyScheduler
 from queen.services import paging
 from queen.services.decisions import list_decisions
 from queen.services.simulations import Simulations
+from queen.services.turns import Turns
 from rbee.v1 import policy_pb2, policy_service_pb2, policy_service_pb2_grpc
 from wire import errors
 from wire.errors import FieldFault
@@ -29,6 +30,11 @@ Item = TypeVar("Item")
 
 LOCAL: Final = "local"
 """Author of what comes over the loopback interface, where nobody says who they are."""
+
+TRIALS_AT_ONCE: Final = 2
+TRIALS_WAITING: Final = 16
+"""Texts that are validated, tested or saved: each takes a processor for a second, a bad one for a minute."""
+TRIALS_RETRY_S: Final = 10.0
 
 LANGUAGES: Final = {
     policy_pb2.POLICY_LANGUAGE_UNSPECIFIED: "",
@@ -60,6 +66,13 @@ class PolicyService(policy_service_pb2_grpc.PolicyServiceServicer):
         self._protections = protections
         self._simulations = simulations
         self._store = store
+        self._trials = Turns(
+            "policies under test",
+            "TRIALS_RUNNING",
+            at_once=TRIALS_AT_ONCE,
+            most_waiting=TRIALS_WAITING,
+            retry_s=TRIALS_RETRY_S,
+        )
 
     async def ListDecisions(
         self, request: pb.PolicyServiceListDecisionsRequest, context: Context
@@ -73,7 +86,8 @@ class PolicyService(policy_service_pb2_grpc.PolicyServiceServicer):
         """Tells everything that is wrong with a text."""
         _raise(check.size_faults(source=request.source), _language_faults("language", request.language))
         name = request.file_name or "policy"
-        checked = await check.check(request.source, name, LANGUAGES[request.language])
+        async with self._trials.turn():
+            checked = await check.check(request.source, name, LANGUAGES[request.language])
         return pb.PolicyServiceValidateResponse(
             valid=checked.valid,
             problems=[_problem(problem) for problem in checked.problems],
@@ -85,16 +99,17 @@ class PolicyService(policy_service_pb2_grpc.PolicyServiceServicer):
         faults = check.size_faults(source=request.source, cases_yaml=request.cases_yaml)
         _raise(faults, _language_faults("language", request.language))
         name = request.file_name or "policy"
-        made = await check.compiled(request.source, name, LANGUAGES[request.language])
-        if not made.valid:
-            raise check.refused(made.problems, name)
-        results = await trial.run_cases_apart(
-            request.cases_yaml,
-            request.cases_file_name or "cases",
-            source=made.compiled_lua,
-            name=name,
-            platform_source=platform.source(),
-        )
+        async with self._trials.turn():
+            made = await check.compiled(request.source, name, LANGUAGES[request.language])
+            if not made.valid:
+                raise check.refused(made.problems, name)
+            results = await trial.run_cases_apart(
+                request.cases_yaml,
+                request.cases_file_name or "cases",
+                source=made.compiled_lua,
+                name=name,
+                platform_source=platform.source(),
+            )
         answer = pb.PolicyServiceTestResponse()
         for one in results:
             answer.results.add(name=one.name, line=one.line, passed=one.passed, expected=one.expected, got=one.got)
@@ -103,14 +118,15 @@ class PolicyService(policy_service_pb2_grpc.PolicyServiceServicer):
     async def Save(self, request: pb.PolicyServiceSaveRequest, context: Context) -> pb.PolicyServiceSaveResponse:
         """Stores a version that is valid."""
         _raise(_language_faults("language", request.language))
-        saved = await self._policies.save(
-            name=request.name,
-            source=request.source,
-            language=LANGUAGES[request.language],
-            version=request.version,
-            author=LOCAL,
-            file_name=request.file_name,
-        )
+        async with self._trials.turn():
+            saved = await self._policies.save(
+                name=request.name,
+                source=request.source,
+                language=LANGUAGES[request.language],
+                version=request.version,
+                author=LOCAL,
+                file_name=request.file_name,
+            )
         return pb.PolicyServiceSaveResponse(policy=self._message(saved))
 
     async def Activate(

@@ -5,35 +5,96 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, Final
 
 import grpc
 
+from queen.core.model import Job, JobState
+from queen.core.ports import Store
 from queen.policy import check, platform
 from queen.policy.versions import Policies
+from queen.registry.cluster import Cluster
+from queen.registry.tenants import TenantTable
+from queen.services.turns import Turns
+from queen.simulation.workload import Request, recorded, write_trace
 from rbee.v1 import policy_pb2, policy_service_pb2
 from wire import errors
+from wire.clock import Clock
 from wire.errors import FieldFault
 
 pb = policy_service_pb2
 Context = grpc.aio.ServicerContext[Any, Any]
 
-MOST_AT_ONCE: Final = 2
+AT_ONCE: Final = 2
 """Each takes a processor and some gigabytes at worst."""
+MOST_WAITING: Final = 16
 RETRY_S: Final = 10.0
+MOST_RECORDED: Final = 20_000
+"""Jobs of the queen's own that are simulated, the newest: a longer past says little more, and is read for seconds."""
+_PAGE: Final = 200
+"""Jobs read in one go, some milliseconds."""
 _LINE_BYTES: Final = 64 * 2**20
 
 _LANGUAGES: Final = {policy_pb2.POLICY_LANGUAGE_LUA: check.LUA, policy_pb2.POLICY_LANGUAGE_YAML: check.YAML}
 SIMPLE: Final = "simple"
 
 
-class Simulations:
-    """Runs simulations for callers, so many at once."""
+class Past:
+    """The jobs a queen has served, as a workload."""
 
-    def __init__(self, policies: Policies) -> None:
+    def __init__(self, store: Store, cluster: Cluster, tenants: TenantTable, clock: Clock) -> None:
+        self._store = store
+        self._cluster = cluster
+        self._tenants = tenants
+        self._clock = clock
+
+    async def requests(self, within_s: float) -> list[Request]:
+        """Returns what was asked within so many seconds before now, 0 for as long as jobs are kept; by arrival.
+
+        At most the `MOST_RECORDED` newest that have completed. Raises `WrongState` NOTHING_RECORDED.
+        """
+        since = self._clock.now() - within_s if within_s else 0.0
+        await self._store.flush()
+        jobs: list[Job] = []
+        while len(jobs) < MOST_RECORDED:
+            page = await self._store.list_jobs(
+                states=[JobState.COMPLETE],
+                tenant_id="",
+                model="",
+                before_order=jobs[-1].order if jobs else None,
+                limit=_PAGE,
+            )
+            jobs += (job for job in page if job.submit_time >= since)
+            if len(page) < _PAGE or page[-1].submit_time < since:
+                break
+        if not (requests := recorded(replace(job, model=self._name_of(job)) for job in jobs)):
+            raise errors.WrongState(
+                "no job that completed in that time is kept; give a longer one, a trace, or traffic to draw one from",
+                "NOTHING_RECORDED",
+            )
+        return requests
+
+    def weights(self) -> dict[str, float]:
+        """Returns the tenants' weights as they are now."""
+        return {tenant.id: tenant.weight for tenant in self._tenants.list()}
+
+    def _name_of(self, job: Job) -> str:
+        """Returns the name its model has in the queen's list, by which a cluster file names it too."""
+        name = self._cluster.models.name_of(job.model_ref)
+        return job.model if name == job.model_ref else name
+
+
+class Simulations:
+    """Runs simulations for callers, so many at once, the others in turn. `past` has the jobs the queen has served."""
+
+    def __init__(self, policies: Policies, past: Past) -> None:
         self._policies = policies
-        self._running = 0
+        self._past = past
+        self._turns = Turns(
+            "simulations", "SIMULATIONS_RUNNING", at_once=AT_ONCE, most_waiting=MOST_WAITING, retry_s=RETRY_S
+        )
 
     async def run(self, request: pb.PolicyServiceSimulateRequest, context: Context) -> None:
         """Writes progress and the report of a simulation to its caller; ends it when the caller goes."""
@@ -43,21 +104,12 @@ class Simulations:
                 "a picture needs matplotlib, which is not installed where the queen runs: pip install 'rbee[plot]'",
                 "PLOT_MISSING",
             )
-        if self._running >= MOST_AT_ONCE:
-            raise errors.NoCapacity(
-                f"{MOST_AT_ONCE} simulations run already; ask again when one has ended",
-                "SIMULATIONS_RUNNING",
-                retry_after_s=RETRY_S,
-            )
-        self._running += 1
-        try:
+        async with self._turns.turn():
             result = await _simulated(asked, context)
             answer = pb.PolicyServiceSimulateResponse(report_json=json.dumps(result))
             if request.plot:
                 answer.plot_png = await _picture(result["report"])
             await context.write(answer)
-        finally:
-            self._running -= 1
 
     async def _asked(self, request: pb.PolicyServiceSimulateRequest) -> dict[str, Any]:
         faults = check.size_faults(source=request.source, against_source=request.against_source)
@@ -66,8 +118,10 @@ class Simulations:
                 faults.append(FieldFault(field, f"lua, yaml or unspecified, not {language}"))
         if not request.cluster_yaml:
             faults.append(FieldFault("cluster_yaml", "a cluster; see policies/clusters/README.md"))
-        if not request.trace_csv and not request.traffic_yaml:
-            faults.append(FieldFault("trace_csv", "a trace, or traffic_yaml that draws one"))
+        if request.trace_csv and request.HasField("recorded"):
+            faults.append(FieldFault("recorded", "absent where there is a trace"))
+        if not request.trace_csv and not request.traffic_yaml and not request.HasField("recorded"):
+            faults.append(FieldFault("trace_csv", "a trace, traffic_yaml that draws one, or recorded jobs"))
         if faults:
             raise errors.invalid(faults)
         asked = {
@@ -81,6 +135,9 @@ class Simulations:
             "limit": request.limit,
             "horizon_s": request.horizon.ToNanoseconds() / 1e9,
         }
+        if request.HasField("recorded"):
+            requests = await self._past.requests(request.recorded.ToNanoseconds() / 1e9)
+            asked |= {"trace_csv": await asyncio.to_thread(write_trace, requests), "weights": self._past.weights()}
         if request.against_source or request.against_name:
             other = await self._contestant(request.against_source, request.against_name, request.against_language)
             asked["against"] = other

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from queen.policy import yaml_compiler
@@ -42,7 +42,8 @@ class Policy:
 class Asked:
     """What is to be simulated. Texts: `cluster_yaml`, and one or both of `trace_csv` and `traffic_yaml`.
 
-    `speed` and `limit` apply to the requests of a trace; 0 as `limit`: all. `horizon_s` 0: to the end.
+    `speed` and `limit` apply to the requests of a trace; 0 as `limit`: all. `horizon_s` 0: to the end. `weights` are by
+    tenant, in place of the traffic's.
     """
 
     cluster_yaml: str
@@ -51,6 +52,7 @@ class Asked:
     against: Policy | None = None
     trace_csv: str = ""
     traffic_yaml: str = ""
+    weights: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     speed: float = 1.0
     limit: int = 0
@@ -129,7 +131,7 @@ def run(
             plan,
             requests,
             _scheduler(policy, request.platform_source, before_decision),
-            weights={tenant.name: tenant.weight for tenant in traffic.tenants},
+            weights=request.weights or {tenant.name: tenant.weight for tenant in traffic.tenants},
             horizon_s=request.horizon_s or None,
             timeout_s=request.timeout_s,
             queue_capacity=request.queue_capacity,
@@ -171,7 +173,7 @@ def _workload(request: Asked, plan: ClusterPlan, chance: Chance) -> tuple[Traffi
     requests = owned(read_trace(request.trace_csv), traffic, chance) if request.trace_csv else drawn(traffic, chance)
     if unknown := sorted({one.model for one in requests} - plan.models.keys()):
         has = f"the cluster has only {', '.join(models)}"
-        raise errors.invalid([FieldFault("trace_csv", f"names model '{name}', {has}") for name in unknown], "workload")
+        raise errors.invalid([FieldFault("workload", f"names model '{name}', {has}") for name in unknown], "workload")
     return traffic, paced(requests, request.speed * traffic.speed, request.limit or traffic.limit)
 
 

@@ -6,10 +6,11 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Final
 
 from queen.core import admission
-from queen.core.faults import NoWorkersAvailable
+from queen.core.faults import not_admitted, refused
 from queen.core.model import Asks, Decision, Failure, Job, JobState, Priority, Proposal, Worker
 from queen.core.tenants import Tenant, TenantUsage
 from queen.registry.cluster import Cluster
@@ -125,12 +126,13 @@ class _Simulation:
         woken = self._woken = asyncio.Event()
         cluster = Cluster(woken.set, min_residency_s=plan.minimum_residency_s)
         tenants = TenantTable(self._ledger, cluster.get_worker)
-        tenants.restore([Tenant(tenant_id, weight=weight) for tenant_id, weight in weights.items()], {}, 0)
+        tenants.restore([Tenant(tenant_id, weight=weight) for tenant_id, weight in weights.items()], {}, 0, {})
         jobs = self._jobs = JobTable(self._ledger, woken.set, tenants)
         stage = self._stage = Stage(plan, cluster, tenants, self._new_id)
         self._fleet = Fleet(stage, calendar=self._calendar, jobs=jobs)
         self._scheduler = scheduler(stage)
-        self._policy = (self._scheduler.name, self._scheduler.version)
+        self._named = (self._scheduler.name, self._scheduler.version)
+        self._policy = self._scheduler if isinstance(self._scheduler, StagedPolicy) else None
         self._cycle = SchedulingCycle(
             scheduler=self._scheduler,
             jobs=jobs,
@@ -143,6 +145,7 @@ class _Simulation:
             new_id=self._new_id,
             woken=woken,
             window=window,
+            policy=self._policy,
         )
 
     def run(self, horizon_s: float | None, progress: Callable[[int, int], None]) -> None:
@@ -175,7 +178,7 @@ class _Simulation:
         self._fleet.dispatch(job_id, worker)
 
     def _reject(self, live: LiveJob, proposal: Proposal) -> None:
-        self._fail(live, NoWorkersAvailable(proposal.reason, "INSUFFICIENT_MEMORY"))
+        self._fail(live, refused(proposal.reason))
 
     # What happens.
 
@@ -212,11 +215,7 @@ class _Simulation:
             self._calendar.at(request.arrival + self._timeout_s, self._time_out, live)
 
     def _refusal(self, job: Job) -> errors.RbeeError | None:
-        if isinstance(self._scheduler, StagedPolicy):
-            admitted, why = self._scheduler.admits(job, job.submit_time)
-            if not admitted:
-                return errors.NoCapacity(f"the policy does not admit it: {why}", "NOT_ADMITTED")
-        return admission.refusal(
+        full = admission.refusal(
             job,
             self._jobs.queue,
             capacity=self._capacity,
@@ -224,6 +223,11 @@ class _Simulation:
             slot_is_free=lambda: self._stage.cluster.find_best_worker_for_model(job.model_ref) is not None,
             now=job.submit_time,
         )
+        if full is not None or self._policy is None or not self._policy.answers("should_admit"):
+            return full
+        queue = [live.job for live in islice(self._jobs.queued(job.submit_time), WINDOW)]
+        verdict = immediate(self._policy.should_admit(job, queue, self._stage.cluster, job.submit_time))
+        return None if verdict.yes else not_admitted(verdict)
 
     def _time_out(self, live: LiveJob) -> None:
         if not live.job.resting:
@@ -253,7 +257,7 @@ class _Simulation:
     def _ask_again(self, again_s: float | None) -> None:
         """Wakes the cycle when the policy wants to be asked again, the soonest time it said."""
         self._cycles += 1
-        self._fruitless += 1
+        self._fruitless += bool(len(self._jobs.queue))  # while nobody waits, what comes next is sure to come
         if again_s is None:
             return
         time = self._calendar.now() + again_s
@@ -281,8 +285,8 @@ class _Simulation:
         kinds = {worker.worker_id: worker.device.kind for worker in self._fleet.workers}
         return Run(
             plan=self._stage.plan,
-            policy=self._policy[0],
-            policy_version=self._policy[1],
+            policy=self._named[0],
+            policy_version=self._named[1],
             begin=self._begin,
             end=self._calendar.now(),
             jobs=tuple(self._outcome(job, kinds) for job in self._ledger.jobs.values()),
@@ -293,7 +297,7 @@ class _Simulation:
             weights=self._weights,
             cycles=self._cycles,
             refused=dict(self._ledger.refused),
-            standing=self._scheduler.standing if isinstance(self._scheduler, StagedPolicy) else None,
+            standing=None if self._policy is None else self._policy.standing,
         )
 
     def _outcome(self, job: Job, kinds: Mapping[str, str]) -> JobOutcome:

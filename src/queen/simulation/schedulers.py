@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from queen.core.model import Job, Proposal
+from queen.core.model import Job, Proposal, Verdict
 from queen.core.ports import ClusterView, JobScheduler
 from queen.policy.failure import PolicyFailed, Source
 from queen.policy.in_process import InProcessDecider
@@ -67,10 +67,26 @@ class StagedPolicy:
         self._update(now)
         return await self._scheduler.decide(queue, cluster, now)
 
-    def admits(self, job: Job, now: float) -> tuple[bool, str]:
+    def answers(self, entry_point: str) -> bool:
+        """Returns whether the policy has an entry point, and is in service."""
+        return self._scheduler.answers(entry_point)
+
+    async def should_admit(self, job: Job, queue: Sequence[Job], cluster: ClusterView, now: float) -> Verdict:
         """Returns whether the policy lets a job in, and why not."""
-        self._before_decision()
-        return immediate(self._scheduler.should_admit(job, self._stage.cluster, now))
+        self._update(now)
+        return await self._scheduler.should_admit(job, queue, cluster, now)
+
+    async def should_retry(
+        self, job: Job, queue: Sequence[Job], cluster: ClusterView, now: float, error: str
+    ) -> Verdict:
+        """Returns whether the policy lets a job be tried again. Attempts do not fail in a simulation."""
+        self._update(now)
+        return await self._scheduler.should_retry(job, queue, cluster, now, error)
+
+    async def on_idle(self, queue: Sequence[Job], cluster: ClusterView, now: float) -> list[Proposal]:
+        """Returns what the policy starts and evicts when nothing can be given to a worker."""
+        self._update(now)
+        return await self._scheduler.on_idle(queue, cluster, now)
 
     def _update(self, now: float) -> None:
         self._before_decision()

@@ -181,6 +181,14 @@ class SqlStore:
         found = await self._read(query)
         return {row.pop("tenant_id"): TenantUsage(**{name: int(count) for name, count in row.items()}) for row in found}
 
+    async def served(self) -> dict[str, int]:
+        """Returns each tenant's counter of fair shares as last written."""
+        newest = select(USAGE.c.tenant_id, func.max(USAGE.c.day).label("day")).group_by(USAGE.c.tenant_id).subquery()
+        query = select(USAGE.c.tenant_id, USAGE.c.served).join(
+            newest, (USAGE.c.tenant_id == newest.c.tenant_id) & (USAGE.c.day == newest.c.day)
+        )
+        return {row["tenant_id"]: row["served"] for row in await self._read(query)}
+
     async def load_unfinished(self) -> list[tuple[Job, bytes]]:
         """Returns the jobs that were not at rest with what they ask for, in the order they were accepted."""
         resting = [state.value for state in RESTING_STATES]

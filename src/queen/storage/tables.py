@@ -133,5 +133,6 @@ USAGE: Final = Table(
     Column("prompt_tokens", BigInteger, nullable=False),
     Column("completion_tokens", BigInteger, nullable=False),
     Column("jobs", BigInteger, nullable=False),
+    Column("served", BigInteger, nullable=False, server_default="0"),
 )
-"""What each tenant used, by days since 1970 UTC."""
+"""What each tenant used, by days since 1970 UTC; `served` is its counter of fair shares after the day's last job."""

@@ -47,6 +47,8 @@ class InferenceServiceStub:
     PERMISSION_DENIED: MODEL_NOT_ALLOWED; the message names the models the tenant may use; ask for one of these.
     RESOURCE_EXHAUSTED: QUEUE_FULL, DEADLINE_UNREACHABLE, INSUFFICIENT_VRAM or QUOTA_EXCEEDED; try again after RetryInfo
     when there is one; without one it will not fit later either.
+    NOT_ADMITTED or POLICY_REFUSED: the queen's policy does not let the job in, or gave it up; the message has its words.
+    RESOURCE_EXHAUSTED unless the policy names another status; ask its author.
     DEADLINE_EXCEEDED: JOB_TIMED_OUT, QUEUE_TIMED_OUT, START_TIMED_OUT, FIRST_TOKEN_TIMED_OUT or WORKER_STALLED; the message
     names the stage and by how much.
     UNAVAILABLE: WORKER_LOST, WORKER_START_FAILED, WORKER_KILLED or NO_HIVES; try again.
@@ -72,6 +74,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     PERMISSION_DENIED: MODEL_NOT_ALLOWED; the message names the models the tenant may use; ask for one of these.
     RESOURCE_EXHAUSTED: QUEUE_FULL, DEADLINE_UNREACHABLE, INSUFFICIENT_VRAM or QUOTA_EXCEEDED; try again after RetryInfo
     when there is one; without one it will not fit later either.
+    NOT_ADMITTED or POLICY_REFUSED: the queen's policy does not let the job in, or gave it up; the message has its words.
+    RESOURCE_EXHAUSTED unless the policy names another status; ask its author.
     DEADLINE_EXCEEDED: JOB_TIMED_OUT, QUEUE_TIMED_OUT, START_TIMED_OUT, FIRST_TOKEN_TIMED_OUT or WORKER_STALLED; the message
     names the stage and by how much.
     UNAVAILABLE: WORKER_LOST, WORKER_START_FAILED, WORKER_KILLED or NO_HIVES; try again.
@@ -99,6 +103,8 @@ class InferenceServiceServicer:
         PERMISSION_DENIED: MODEL_NOT_ALLOWED; the message names the models the tenant may use; ask for one of these.
         RESOURCE_EXHAUSTED: QUEUE_FULL, DEADLINE_UNREACHABLE, INSUFFICIENT_VRAM or QUOTA_EXCEEDED; try again after RetryInfo
         when there is one; without one it will not fit later either.
+        NOT_ADMITTED or POLICY_REFUSED: the queen's policy does not let the job in, or gave it up; the message has its words.
+        RESOURCE_EXHAUSTED unless the policy names another status; ask its author.
         DEADLINE_EXCEEDED: JOB_TIMED_OUT, QUEUE_TIMED_OUT, START_TIMED_OUT, FIRST_TOKEN_TIMED_OUT or WORKER_STALLED; the message
         names the stage and by how much.
         UNAVAILABLE: WORKER_LOST, WORKER_START_FAILED, WORKER_KILLED or NO_HIVES; try again.

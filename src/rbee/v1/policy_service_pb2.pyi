@@ -500,6 +500,7 @@ class PolicyServiceSimulateRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     HORIZON_FIELD_NUMBER: _builtins.int
     PLOT_FIELD_NUMBER: _builtins.int
+    RECORDED_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """Text of the policy; empty: the saved policy that `file_name` names, or the platform policy."""
     language: _policy_pb2.PolicyLanguage.ValueType
@@ -532,6 +533,12 @@ class PolicyServiceSimulateRequest(_message.Message):
     def horizon(self) -> _duration_pb2.Duration:
         """Ends the run after so long on its clock. Absent: when the last job has ended."""
 
+    @_builtins.property
+    def recorded(self) -> _duration_pb2.Duration:
+        """Present: the workload is what the queen has served, completed jobs that came in within so long before now; 0 s: as long
+        as they are kept. At most the newest 20,000. Not with `trace_csv`; the cluster must have their models by name.
+        """
+
     def __init__(
         self,
         *,
@@ -549,10 +556,11 @@ class PolicyServiceSimulateRequest(_message.Message):
         limit: _builtins.int = ...,
         horizon: _duration_pb2.Duration | None = ...,
         plot: _builtins.bool = ...,
+        recorded: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["horizon", b"horizon"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["horizon", b"horizon", "recorded", b"recorded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["against_language", b"against_language", "against_name", b"against_name", "against_source", b"against_source", "cluster_yaml", b"cluster_yaml", "file_name", b"file_name", "horizon", b"horizon", "language", b"language", "limit", b"limit", "plot", b"plot", "seed", b"seed", "source", b"source", "speed", b"speed", "trace_csv", b"trace_csv", "traffic_yaml", b"traffic_yaml"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["against_language", b"against_language", "against_name", b"against_name", "against_source", b"against_source", "cluster_yaml", b"cluster_yaml", "file_name", b"file_name", "horizon", b"horizon", "language", b"language", "limit", b"limit", "plot", b"plot", "recorded", b"recorded", "seed", b"seed", "source", b"source", "speed", b"speed", "trace_csv", b"trace_csv", "traffic_yaml", b"traffic_yaml"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

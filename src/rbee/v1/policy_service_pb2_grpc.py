@@ -104,7 +104,9 @@ class PolicyServiceServicer:
     def Validate(self, request, context):
         """Checks a policy's text, also against a fuzzed set of clusters; stores nothing.
 
-        INVALID_ARGUMENT: the text is larger than 1 MiB. Faults in the text are answered, not errors.
+        INVALID_ARGUMENT: the text is larger than 1 MiB. Faults in the text are answered, not errors. RESOURCE_EXHAUSTED:
+        TRIALS_RUNNING; two texts are validated, tested or saved at once, others wait for their turn, and as many wait as may;
+        try again after RetryInfo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,7 +116,8 @@ class PolicyServiceServicer:
         """Runs cases (a cluster, jobs, and what the policy is to do about them) against a policy's text; stores nothing.
 
         INVALID_ARGUMENT: the policy cannot be loaded or the cases cannot be read; see BadRequest. A case that fails is
-        answered, not an error. DEADLINE_EXCEEDED: POLICY_HANGS; look for a loop that never ends.
+        answered, not an error. DEADLINE_EXCEEDED: POLICY_HANGS; look for a loop that never ends. RESOURCE_EXHAUSTED:
+        TRIALS_RUNNING, as for Validate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -125,7 +128,8 @@ class PolicyServiceServicer:
         decides again.
 
         INVALID_ARGUMENT: see BadRequest; POLICY_INVALID: the text does not validate. ALREADY_EXISTS: POLICY_VERSION_EXISTS; that version
-        has another text; leave the version out. PERMISSION_DENIED: platform mode has one policy.
+        has another text; leave the version out. PERMISSION_DENIED: platform mode has one policy. RESOURCE_EXHAUSTED:
+        TRIALS_RUNNING, as for Validate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -185,8 +189,9 @@ class PolicyServiceServicer:
         """Runs a policy over a recorded or synthetic workload on a virtual clock and streams progress, then the report.
 
         A caller that goes away ends it. INVALID_ARGUMENT: the policy, the cluster, the trace or the traffic cannot be read;
-        see BadRequest. RESOURCE_EXHAUSTED: SIMULATIONS_RUNNING; as many run as may; ask again. FAILED_PRECONDITION:
-        PLOT_MISSING; the queen's machine cannot draw.
+        see BadRequest. RESOURCE_EXHAUSTED: SIMULATIONS_RUNNING; two run at once, others wait for their turn, and as many wait
+        as may; try again after RetryInfo. FAILED_PRECONDITION: PLOT_MISSING; the queen's machine cannot draw; NOTHING_RECORDED;
+        no job is kept that completed in that time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

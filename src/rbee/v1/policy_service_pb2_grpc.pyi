@@ -36,20 +36,24 @@ class PolicyServiceStub:
     Validate: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceValidateRequest, _policy_service_pb2.PolicyServiceValidateResponse]
     """Checks a policy's text, also against a fuzzed set of clusters; stores nothing.
 
-    INVALID_ARGUMENT: the text is larger than 1 MiB. Faults in the text are answered, not errors.
+    INVALID_ARGUMENT: the text is larger than 1 MiB. Faults in the text are answered, not errors. RESOURCE_EXHAUSTED:
+    TRIALS_RUNNING; two texts are validated, tested or saved at once, others wait for their turn, and as many wait as may;
+    try again after RetryInfo.
     """
     Test: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceTestRequest, _policy_service_pb2.PolicyServiceTestResponse]
     """Runs cases (a cluster, jobs, and what the policy is to do about them) against a policy's text; stores nothing.
 
     INVALID_ARGUMENT: the policy cannot be loaded or the cases cannot be read; see BadRequest. A case that fails is
-    answered, not an error. DEADLINE_EXCEEDED: POLICY_HANGS; look for a loop that never ends.
+    answered, not an error. DEADLINE_EXCEEDED: POLICY_HANGS; look for a loop that never ends. RESOURCE_EXHAUSTED:
+    TRIALS_RUNNING, as for Validate.
     """
     Save: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceSaveRequest, _policy_service_pb2.PolicyServiceSaveResponse]
     """Stores a new version of a policy. The same text again is the version it was; a suspended policy that is saved again
     decides again.
 
     INVALID_ARGUMENT: see BadRequest; POLICY_INVALID: the text does not validate. ALREADY_EXISTS: POLICY_VERSION_EXISTS; that version
-    has another text; leave the version out. PERMISSION_DENIED: platform mode has one policy.
+    has another text; leave the version out. PERMISSION_DENIED: platform mode has one policy. RESOURCE_EXHAUSTED:
+    TRIALS_RUNNING, as for Validate.
     """
     Activate: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceActivateRequest, _policy_service_pb2.PolicyServiceActivateResponse]
     """Lets a version decide from the next cycle on.
@@ -85,8 +89,9 @@ class PolicyServiceStub:
     """Runs a policy over a recorded or synthetic workload on a virtual clock and streams progress, then the report.
 
     A caller that goes away ends it. INVALID_ARGUMENT: the policy, the cluster, the trace or the traffic cannot be read;
-    see BadRequest. RESOURCE_EXHAUSTED: SIMULATIONS_RUNNING; as many run as may; ask again. FAILED_PRECONDITION:
-    PLOT_MISSING; the queen's machine cannot draw.
+    see BadRequest. RESOURCE_EXHAUSTED: SIMULATIONS_RUNNING; two run at once, others wait for their turn, and as many wait
+    as may; try again after RetryInfo. FAILED_PRECONDITION: PLOT_MISSING; the queen's machine cannot draw; NOTHING_RECORDED;
+    no job is kept that completed in that time.
     """
     GetPlatformSource: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceGetPlatformSourceRequest, _policy_service_pb2.PolicyServiceGetPlatformSourceResponse]
     """Answers with the source of the built-in policy.
@@ -112,20 +117,24 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     Validate: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceValidateRequest, _policy_service_pb2.PolicyServiceValidateResponse]  # type: ignore[assignment]
     """Checks a policy's text, also against a fuzzed set of clusters; stores nothing.
 
-    INVALID_ARGUMENT: the text is larger than 1 MiB. Faults in the text are answered, not errors.
+    INVALID_ARGUMENT: the text is larger than 1 MiB. Faults in the text are answered, not errors. RESOURCE_EXHAUSTED:
+    TRIALS_RUNNING; two texts are validated, tested or saved at once, others wait for their turn, and as many wait as may;
+    try again after RetryInfo.
     """
     Test: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceTestRequest, _policy_service_pb2.PolicyServiceTestResponse]  # type: ignore[assignment]
     """Runs cases (a cluster, jobs, and what the policy is to do about them) against a policy's text; stores nothing.
 
     INVALID_ARGUMENT: the policy cannot be loaded or the cases cannot be read; see BadRequest. A case that fails is
-    answered, not an error. DEADLINE_EXCEEDED: POLICY_HANGS; look for a loop that never ends.
+    answered, not an error. DEADLINE_EXCEEDED: POLICY_HANGS; look for a loop that never ends. RESOURCE_EXHAUSTED:
+    TRIALS_RUNNING, as for Validate.
     """
     Save: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceSaveRequest, _policy_service_pb2.PolicyServiceSaveResponse]  # type: ignore[assignment]
     """Stores a new version of a policy. The same text again is the version it was; a suspended policy that is saved again
     decides again.
 
     INVALID_ARGUMENT: see BadRequest; POLICY_INVALID: the text does not validate. ALREADY_EXISTS: POLICY_VERSION_EXISTS; that version
-    has another text; leave the version out. PERMISSION_DENIED: platform mode has one policy.
+    has another text; leave the version out. PERMISSION_DENIED: platform mode has one policy. RESOURCE_EXHAUSTED:
+    TRIALS_RUNNING, as for Validate.
     """
     Activate: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceActivateRequest, _policy_service_pb2.PolicyServiceActivateResponse]  # type: ignore[assignment]
     """Lets a version decide from the next cycle on.
@@ -161,8 +170,9 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     """Runs a policy over a recorded or synthetic workload on a virtual clock and streams progress, then the report.
 
     A caller that goes away ends it. INVALID_ARGUMENT: the policy, the cluster, the trace or the traffic cannot be read;
-    see BadRequest. RESOURCE_EXHAUSTED: SIMULATIONS_RUNNING; as many run as may; ask again. FAILED_PRECONDITION:
-    PLOT_MISSING; the queen's machine cannot draw.
+    see BadRequest. RESOURCE_EXHAUSTED: SIMULATIONS_RUNNING; two run at once, others wait for their turn, and as many wait
+    as may; try again after RetryInfo. FAILED_PRECONDITION: PLOT_MISSING; the queen's machine cannot draw; NOTHING_RECORDED;
+    no job is kept that completed in that time.
     """
     GetPlatformSource: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.PolicyServiceGetPlatformSourceRequest, _policy_service_pb2.PolicyServiceGetPlatformSourceResponse]  # type: ignore[assignment]
     """Answers with the source of the built-in policy.
@@ -190,7 +200,9 @@ class PolicyServiceServicer:
     ) -> _typing.Union[_policy_service_pb2.PolicyServiceValidateResponse, _abc.Awaitable[_policy_service_pb2.PolicyServiceValidateResponse]]:
         """Checks a policy's text, also against a fuzzed set of clusters; stores nothing.
 
-        INVALID_ARGUMENT: the text is larger than 1 MiB. Faults in the text are answered, not errors.
+        INVALID_ARGUMENT: the text is larger than 1 MiB. Faults in the text are answered, not errors. RESOURCE_EXHAUSTED:
+        TRIALS_RUNNING; two texts are validated, tested or saved at once, others wait for their turn, and as many wait as may;
+        try again after RetryInfo.
         """
 
     def Test(
@@ -201,7 +213,8 @@ class PolicyServiceServicer:
         """Runs cases (a cluster, jobs, and what the policy is to do about them) against a policy's text; stores nothing.
 
         INVALID_ARGUMENT: the policy cannot be loaded or the cases cannot be read; see BadRequest. A case that fails is
-        answered, not an error. DEADLINE_EXCEEDED: POLICY_HANGS; look for a loop that never ends.
+        answered, not an error. DEADLINE_EXCEEDED: POLICY_HANGS; look for a loop that never ends. RESOURCE_EXHAUSTED:
+        TRIALS_RUNNING, as for Validate.
         """
 
     def Save(
@@ -213,7 +226,8 @@ class PolicyServiceServicer:
         decides again.
 
         INVALID_ARGUMENT: see BadRequest; POLICY_INVALID: the text does not validate. ALREADY_EXISTS: POLICY_VERSION_EXISTS; that version
-        has another text; leave the version out. PERMISSION_DENIED: platform mode has one policy.
+        has another text; leave the version out. PERMISSION_DENIED: platform mode has one policy. RESOURCE_EXHAUSTED:
+        TRIALS_RUNNING, as for Validate.
         """
 
     def Activate(
@@ -279,8 +293,9 @@ class PolicyServiceServicer:
         """Runs a policy over a recorded or synthetic workload on a virtual clock and streams progress, then the report.
 
         A caller that goes away ends it. INVALID_ARGUMENT: the policy, the cluster, the trace or the traffic cannot be read;
-        see BadRequest. RESOURCE_EXHAUSTED: SIMULATIONS_RUNNING; as many run as may; ask again. FAILED_PRECONDITION:
-        PLOT_MISSING; the queen's machine cannot draw.
+        see BadRequest. RESOURCE_EXHAUSTED: SIMULATIONS_RUNNING; two run at once, others wait for their turn, and as many wait
+        as may; try again after RetryInfo. FAILED_PRECONDITION: PLOT_MISSING; the queen's machine cannot draw; NOTHING_RECORDED;
+        no job is kept that completed in that time.
         """
 
     def GetPlatformSource(

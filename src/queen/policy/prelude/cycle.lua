@@ -117,10 +117,11 @@ function rbee_load_platform(source)
   return problem
 end
 
+-- Those of the loaded policy, of the platform policy while none is loaded.
 function rbee_entry_points()
-  local names = {}
+  local names, program = {}, policy or platform
   for _, entry in pairs(ENTRY_POINTS) do
-    if policy and rawget(policy.env, entry) then names[#names + 1] = entry end
+    if program and rawget(program.env, entry) then names[#names + 1] = entry end
   end
   return names
 end

@@ -2,24 +2,57 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 from queen.policy.language import Program
 from queen.policy.sandbox import frames, runner
 from rbee.v1 import sandbox_pb2 as pb
+from wire import errors
+
+log = logging.getLogger(__name__)
 
 
 class FlightRecord:
-    """Adds requests and their outcomes to a file, in turns, each behind its length. The unanswered is left out."""
+    """Adds requests and their outcomes to a file, in turns, each behind its length. The unanswered is left out.
+
+    A thread of its own writes, so that a slow disk holds up nobody; `close` returns when all is written. What cannot be
+    written ends the record, not the deciding. Raises `Invalid` RECORD_UNWRITABLE for a file that cannot be opened.
+    """
 
     def __init__(self, file: Path) -> None:
-        self._file = file
+        try:
+            self._stream = file.open("ab")
+        except OSError as error:
+            raise errors.Invalid(
+                f"the policy record {file} cannot be written: {error.strerror}; name another with --policy-record",
+                "RECORD_UNWRITABLE",
+            ) from error
+        self._waiting: SimpleQueue[tuple[pb.SandboxRequest, pb.SandboxOutcome] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._write, name="policy record", daemon=True)
+        self._thread.start()
 
     def add(self, request: pb.SandboxRequest, outcome: pb.SandboxOutcome) -> None:
-        """Records one request that was answered."""
-        with self._file.open("ab") as stream:
-            stream.write(b"".join(frames.framed(one.SerializeToString()) for one in (request, outcome)))
+        """Records one request that was answered; neither may change any more."""
+        self._waiting.put((request, outcome))
+
+    def close(self) -> None:
+        """Returns when everything is written."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _write(self) -> None:
+        try:
+            with self._stream as stream:
+                while (turn := self._waiting.get()) is not None:
+                    stream.write(b"".join(frames.framed(one.SerializeToString()) for one in turn))
+                    if self._waiting.empty():
+                        stream.flush()
+        except OSError as error:
+            log.error("the policy record ends here, it cannot be written: %s", error)
 
 
 def replayed(recorded: bytes) -> Iterator[tuple[pb.SandboxOutcome, pb.SandboxOutcome]]:
