@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from opentelemetry import context as otel_context
@@ -78,7 +79,7 @@ class JobDispatcher:
         token = otel_context.attach(live.context)
         self.set_deadline(live)
         work = supervised(
-            self._run(live, worker, adopted=adopted), f"job {live.job.id}", lambda error: self.fail(live, error)
+            self._run(live, worker, adopted=adopted), f"job {live.job.id}", partial(self._broke, live, worker)
         )
         live.task = self._group.create_task(work, name=f"dispatch {live.job.id}")
         otel_context.detach(token)
@@ -123,8 +124,7 @@ class JobDispatcher:
             return live.job
         error = errors.Cancelled(f"job {live.job.id} was cancelled: {why}", "JOB_CANCELLED", metadata=_named(live.job))
         job = self._jobs.cancelled(live, error, self._clock.now(), _spent(live))
-        if live.task is not None:
-            live.task.cancel()
+        _interrupt(live)
         return job
 
     def put_back(self, live: LiveJob) -> None:
@@ -164,8 +164,7 @@ class JobDispatcher:
             return
         error.metadata = {**error.metadata, **_named(live.job)}
         self._jobs.failed(live, _failure(error), error, self._clock.now(), _spent(live))
-        if live.task is not None and live.task is not asyncio.current_task():
-            live.task.cancel()
+        _interrupt(live)
 
     def reject(self, live: LiveJob, proposal: Proposal) -> None:
         """Ends a job a scheduler refuses."""
@@ -183,9 +182,10 @@ class JobDispatcher:
         live.give_up = watch.give_up
         number = live.job.attempt.number
         failure: errors.RbeeError | None = None
-        interrupted = False
+        interrupted = live.job.resting and adopted  # it came to rest before this began
         try:
-            self._complete(live, worker, await self._relay(live, worker, watch, adopted=adopted))
+            if not live.job.resting:
+                self._complete(live, worker, await self._relay(live, worker, watch, adopted=adopted))
         except errors.RbeeError as error:
             failure = error
         except asyncio.CancelledError:
@@ -201,6 +201,12 @@ class JobDispatcher:
             await self._end_on_worker(live, worker)
         if live.job.attempt.number == number or live.job.attempt.worker_id != worker.id:
             self._cluster.release(worker.id, live.job.id, self._clock.now())
+
+    def _broke(self, live: LiveJob, worker: Worker, error: errors.Internal) -> None:
+        """Ends a job that hit a defect of the queen; its worker may have it still, and has to tell."""
+        self.fail(live, error)
+        self._cluster.doubt(worker.id)
+        self._cluster.release(worker.id, live.job.id, self._clock.now())
 
     async def _relay(self, live: LiveJob, worker: Worker, watch: StallWatch, *, adopted: bool) -> bytes:
         """Moves messages from worker to feed; returns the last. A stream that breaks off is attached to again.
@@ -312,6 +318,13 @@ class JobDispatcher:
             attempt=attempt.number,
             queue_wait_s=attempt.dispatch_time - live.job.submit_time,
         )
+
+
+def _interrupt(live: LiveJob) -> None:
+    """Ends the work on a job that has come to rest."""
+    # A task that has not begun sees it when it does: cancelled before, it would never begin, and so keep its slot.
+    if live.give_up is not None and live.task is not None:
+        live.task.cancel()
 
 
 def _number_as_its_worker(live: LiveJob, frame: bytes) -> None:
