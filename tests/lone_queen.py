@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from played_workers import PlayedLinks
-from queen.core.model import Device, Hive, HiveState, JobState, WorkerSpec, WorkerState
+from queen.core.model import Device, Hive, HiveState, JobState, StageLimits, WorkerSpec, WorkerState
 from queen.dispatch.callers import Callers
 from queen.dispatch.dispatcher import JobDispatcher
 from queen.dispatch.positions import Positions
@@ -18,11 +18,13 @@ from queen.registry.jobs import JobTable, LiveJob
 from queen.scheduler.cycle import SchedulingCycle
 from queen.scheduler.simple import SimpleScheduler
 from virtual_time import VirtualClock, VirtualLoop
+from wire import errors
 from worlds import MODEL, job, model_file
 
 GRACE_S = 0.25
 """What the client library asks for, to come back over another connection."""
 
+LIMITS = StageLimits(total_s=3000.0, first_token_s=15.0, stall_s=10.0)
 PROCESSOR = Device("cpu", "CPU", "cpu", memory_total_mb=4096, memory_free_mb=4096)
 
 
@@ -82,7 +84,7 @@ class LoneQueen:
             links=self.links,
             clock=clock,
             jitter=lambda: 1.0,
-            abandon=lambda _: None,
+            abandon=self._abandon,
             group=group,
         )
         self._recovery = Recovery(jobs=jobs, dispatcher=dispatcher, clock=clock, wake=woken.set)
@@ -117,7 +119,7 @@ class LoneQueen:
         rows = self.journal.rows
         for one in sorted(rows["jobs"].values(), key=lambda one: one.order):
             if not one.resting:
-                live = LiveJob(replace(one, state=JobState.QUEUED), rows["requests"][one.id])
+                live = LiveJob(replace(one, state=JobState.QUEUED), rows["requests"][one.id], limits=LIMITS)
                 self._recovery.restore(live, rows["outputs"].get(one.id, []) if one.first_token_time else [])
         self._recovery.begin(hives, self.callers)
 
@@ -129,8 +131,9 @@ class LoneQueen:
 
     def accept(self, job_id, order, *, detached, received):
         """Takes a job in, as the intake does."""
-        fresh = job(job_id, order, submit_time=self.clock.now(), timeout_s=3000.0, detached=detached)
-        live = LiveJob(fresh, b"", prefix=tuple(received), grace_s=0.0 if detached else GRACE_S)
+        fresh = job(job_id, order, submit_time=self.clock.now(), timeout_s=LIMITS.total_s, detached=detached)
+        grace_s = 0.0 if detached else GRACE_S
+        live = LiveJob(fresh, b"", limits=LIMITS, prefix=tuple(received), grace_s=grace_s)
         self.jobs.add(live)
         live.position_told = self.jobs.position(job_id, self.clock.now())
         live.feed.append(events.queued(1, live.position_told))
@@ -138,6 +141,19 @@ class LoneQueen:
             self.dispatcher.set_deadline(live)
         self.dispatcher.set_queue_limit(live)
         return live
+
+    def _abandon(self, worker):
+        """Has a worker ended that does not do what it is told; its hive does so at once."""
+        if self.cluster.get_worker(worker.id) is not None:
+            self.links.end(worker.id)
+
+    def stop(self):
+        """Ends what runs, as at SIGTERM when the time to drain is over."""
+        for live in self.jobs.alive():
+            if live.job.detached:
+                self.dispatcher.put_back(live)
+            else:
+                self.dispatcher.fail(live, errors.Unreachable("the queen is stopping", "QUEEN_STOPPING"))
 
     def hear(self, hive, engines):
         """Is a full report of a hive."""

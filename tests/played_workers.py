@@ -14,6 +14,8 @@ ANSWER = "".join(f"t{n} " for n in range(TOKENS))
 ANSWER_IDS = list(range(TOKENS))
 WAY_S = 0.02
 """How long a message takes to a worker, and the answer back."""
+PATIENCE_S = 2.0
+"""How long the links wait for an answer."""
 
 
 def frame(sequence, **event):
@@ -49,10 +51,14 @@ class Made:
 
 
 class Engine:
-    """A worker: some slots, and every generation it was given. `links`: how often its links were cut."""
+    """A worker: some slots, and every generation it was given.
+
+    `frozen`: nothing comes from it, as from a process that is stopped. `links`: how often its links were cut.
+    """
 
     def __init__(self, worker_id, slots):
-        self.worker_id, self.slots, self.alive, self.links, self.made = worker_id, slots, True, 0, {}
+        self.worker_id, self.slots, self.made = worker_id, slots, {}
+        self.alive, self.frozen, self.links = True, False, 0
 
     def running(self):
         return [one for one in self.made.values() if one.running]
@@ -73,13 +79,15 @@ class Call:
         while True:
             if not self._engine.alive or self._engine.links != self._links:
                 raise StreamReadError("the link broke")
-            if self._made.cancelled:
-                raise StreamReadError("it was ended")
-            if self._place < len(self._made.frames):
+            if self._engine.frozen:
+                await self._news.wait()
+            elif self._place < len(self._made.frames):
                 tokens, message = self._made.frames[self._place]
                 self._place += 1
                 if tokens > self._after:
                     return message
+            elif self._made.cancelled:
+                raise StreamReadError("it was ended")
             elif self._made.ended:
                 return b""
             else:
@@ -155,9 +163,16 @@ class PlayedLinks:
         self.news.tell()
         await asyncio.sleep(WAY_S)
 
+    def end(self, worker_id):
+        self._engines[worker_id].alive = False
+        self.news.tell()
+
     async def _reach(self, worker):
         await asyncio.sleep(WAY_S)
         engine = self._engines[worker.id]
         if not engine.alive:
             raise WorkerCommunicationFailed("it is dead")
+        if engine.frozen:
+            await asyncio.sleep(PATIENCE_S)
+            raise WorkerCommunicationFailed("it does not answer")
         return engine

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lone_queen import Disk, LoneQueen
-from played_workers import ANSWER, ANSWER_IDS, Engine
+from played_workers import ANSWER, ANSWER_IDS, PATIENCE_S, Engine
 from queen.core.model import JobState
 from queen.links import events
 from queen.services.inference import attend
@@ -18,6 +18,8 @@ from wire import errors
 
 HIVES = ("ash", "birch")
 START_S = 1_000_000.0
+FINAL = {"JOB_CANCELLED", "FIRST_TOKEN_TIMED_OUT"}
+"""Ends of a job that nobody tries again."""
 LONGEST_S = 400
 """More than all waits of a queen that has lost everything take together, one after the other."""
 
@@ -137,20 +139,26 @@ class Game:
 
     def step(self, which):
         """Lets a generation go on."""
-        if made := chosen([made for engine in self.living() for made in engine.running()], which):
+        working = [engine for engine in self.living() if not engine.frozen]
+        if made := chosen([made for engine in working for made in engine.running()], which):
             made.step()
             self.queen.links.news.tell()
 
     def lose(self, which):
         """Kills a worker; its hive tells with its next report."""
         if engine := chosen(self.living(), which):
-            engine.alive = False
-            self.queen.links.news.tell()
+            self.queen.links.end(engine.worker_id)
 
     def cut(self, which):
         """Breaks the links to a worker, which goes on."""
         if engine := chosen(self.living(), which):
             engine.links += 1
+            self.queen.links.news.tell()
+
+    def freeze(self, which):
+        """Stops a worker, or lets it go on when it was stopped."""
+        if engine := chosen(self.living(), which):
+            engine.frozen = not engine.frozen
             self.queen.links.news.tell()
 
     # What time does.
@@ -179,10 +187,21 @@ class Game:
         for reader in self.readers_there():
             self.call(reader)
 
+    def stop(self, lost):
+        """Stops the queen in order, and is another one after her."""
+        with self.queen.loop.entered():
+            self.queen.stop()
+        self.queen.loop.pass_time(PATIENCE_S)
+        self.commit()
+        self.restart(lost)
+
     # What has to hold.
 
     def check(self):
         cluster = self.queen.cluster
+        for reader in self.readers:
+            if reader.task.done() and not reader.task.cancelled():
+                reader.task.result()
         for worker_id in self.engines:
             worker = cluster.get_worker(worker_id)
             if worker is not None:
@@ -195,6 +214,8 @@ class Game:
         while self.queen.jobs.alive() or self.readers_there():
             self.go_on()
             assert (seconds := seconds + 1) < LONGEST_S
+        for engine in self.engines.values():
+            engine.frozen = False
         for _ in range(3):  # workers are told of what has ended, those that could not be are asked again
             self.go_on()
         self.check_rest()
@@ -209,6 +230,8 @@ class Game:
     def step_all(self):
         """Lets those generations go on that belong to a job; it is for the queen to end the others."""
         for engine in self.living():
+            if engine.frozen:
+                continue
             for (job_id, _), made in engine.made.items():
                 live = self.queen.jobs.get(job_id)
                 if made.running and live is not None and not live.job.resting:
@@ -240,7 +263,7 @@ class Game:
             worker_id = self.queen.journal.rows["jobs"][reader.job_id].attempt.worker_id
             assert not self.engines[worker_id].alive, "the last memory of it was the worker's"
         else:
-            assert reader.error.retriable or reader.error.reason == "JOB_CANCELLED", reader.error
+            assert reader.error.retriable or reader.error.reason in FINAL, reader.error
 
 
 def chosen(things, which):
@@ -264,7 +287,9 @@ STEPS = st.lists(
         st.tuples(st.just("return_"), WHICH),
         st.tuples(st.just("leave"), WHICH),
         st.tuples(st.just("cancel"), WHICH),
+        st.tuples(st.just("freeze"), WHICH),
         st.tuples(st.just("restart"), st.integers(0, 2)),
+        st.tuples(st.just("stop"), st.integers(0, 2)),
     ),
     min_size=5,
     max_size=60,
@@ -279,7 +304,7 @@ def test_every_job_comes_to_rest_and_its_caller_has_each_token_once(steps):
         game.do("add_worker", 2, 0)
         game.do("submit")
         for name, *arguments in steps:
-            if name in ("turn", "pass_", "restart"):
+            if name in ("turn", "pass_", "restart", "stop"):
                 getattr(game, name)(*arguments)
             else:
                 game.do(name, *arguments)

@@ -76,6 +76,42 @@ def test_a_job_cancelled_in_the_turn_it_is_taken_over_ends_on_its_worker(engine)
     queen.loop.kill()
 
 
+@pytest.mark.parametrize("back_first", [True, False])
+def test_a_job_whose_worker_is_lost_as_it_is_taken_over_goes_on_after_what_its_caller_has(engine, back_first):
+    disk, engines = Disk(), {"w1": engine}
+    first = LoneQueen(disk, engines, (), 1000.0)
+    hear(first, engine)
+    with first.loop.entered():
+        first.accept("job-1", 1, detached=False, received=())
+    first.loop.pass_time(1.0)
+    (made,) = engine.made.values()
+    for _ in range(2):
+        made.step()
+    first.links.news.tell()
+    first.loop.pass_time(1.0)
+    first.journal.commit()
+    first.loop.kill()
+
+    queen = LoneQueen(disk, engines, {HIVE}, 1003.0)
+    live = queen.jobs.get("job-1")
+    with queen.loop.entered():
+        if back_first:
+            queen.callers.came(live, (0, 1))
+        queen.hear(HIVE, [engine])
+    until_dispatched(queen, live)
+    queen.links.end("w1")
+    queen.loop.pass_time(1.0)
+    with queen.loop.entered():
+        queen.callers.came(live, (0, 1))
+    other = engines["w2"] = Engine("w2", 1)
+    hear(queen, other)
+    queen.loop.pass_time(5.0)
+    (made,) = other.made.values()
+    made.step()
+    assert made.frames[0][0] == 3, "the third token is the next"
+    queen.loop.kill()
+
+
 def test_a_defect_of_the_queen_fails_its_job_and_leaves_no_slot_taken(queen, engine, monkeypatch):
     def broken(*_, job_id, attempt, **__):
         engine.made[job_id, attempt] = Made(attempt, 1, 0)

@@ -69,17 +69,20 @@ class JobDispatcher:
         """Starts running a job whose slot is reserved; returns at once."""
         live = self._jobs.get(job_id)
         assert live is not None, "only jobs in the table are dispatched"
-        self._start(live, worker, adopted=False)
+        self._start(live, worker)
 
-    def adopt(self, live: LiveJob, worker: Worker) -> None:
-        """Goes on with a job that its worker has gone on with while no queen listened; returns at once."""
-        self._start(live, worker, adopted=True)
+    def adopt(self, live: LiveJob, worker: Worker, not_there: Callable[[LiveJob], None]) -> None:
+        """Goes on with a job that its worker has gone on with while no queen listened; returns at once.
 
-    def _start(self, live: LiveJob, worker: Worker, *, adopted: bool) -> None:
+        `not_there` is told when that comes to nothing before anything has come from the worker.
+        """
+        self._start(live, worker, not_there)
+
+    def _start(self, live: LiveJob, worker: Worker, not_there: Callable[[LiveJob], None] | None = None) -> None:
         token = otel_context.attach(live.context)
         self.set_deadline(live)
         work = supervised(
-            self._run(live, worker, adopted=adopted), f"job {live.job.id}", partial(self._broke, live, worker)
+            self._run(live, worker, not_there), f"job {live.job.id}", partial(self._broke, live, worker)
         )
         live.task = self._group.create_task(work, name=f"dispatch {live.job.id}")
         otel_context.detach(token)
@@ -177,7 +180,8 @@ class JobDispatcher:
                 message = f"worker {live.job.attempt.worker_id} was lost: its hive {hive_id} is offline"
                 live.give_up(WorkerCommunicationFailed(message), silent_s)
 
-    async def _run(self, live: LiveJob, worker: Worker, *, adopted: bool) -> None:
+    async def _run(self, live: LiveJob, worker: Worker, not_there: Callable[[LiveJob], None] | None) -> None:
+        adopted = not_there is not None
         watch = StallWatch(live.limits, worker.id)
         live.give_up = watch.give_up
         number = live.job.attempt.number
@@ -196,6 +200,8 @@ class JobDispatcher:
             watch.close()
             live.task = live.give_up = None
         if failure is not None:
+            if not_there is not None and not watch.has_heard and not live.job.resting:
+                not_there(live)
             self._attempt_failed(live, worker, failure)
         if interrupted:
             await self._end_on_worker(live, worker)
