@@ -93,13 +93,13 @@ class Bench:
         job_id = message.job_id
         while not any(event.HasField("tokens" if load.at_first_token else "started") for event in message.events):
             message = await call.read()
-        while not load.at_first_token and not await self._runs(job_id):
+        while not load.at_first_token and not await self._runs(job_id):  # noqa: ASYNC110  it is another process
             await asyncio.sleep(LOOKS_S)
         return call, job_id
 
     async def _ended(self, job_id: str) -> float:
         """Returns when the worker said first that it does not run a job any more."""
-        while await self._runs(job_id):
+        while await self._runs(job_id):  # noqa: ASYNC110  it is another process
             await asyncio.sleep(LOOKS_S)
         return time.perf_counter()
 

@@ -81,9 +81,7 @@ class JobDispatcher:
     def _start(self, live: LiveJob, worker: Worker, not_there: Callable[[LiveJob], None] | None = None) -> None:
         token = otel_context.attach(live.context)
         self.set_deadline(live)
-        work = supervised(
-            self._run(live, worker, not_there), f"job {live.job.id}", partial(self._broke, live, worker)
-        )
+        work = supervised(self._run(live, worker, not_there), f"job {live.job.id}", partial(self._broke, live, worker))
         live.task = self._group.create_task(work, name=f"dispatch {live.job.id}")
         otel_context.detach(token)
 
