@@ -52,7 +52,8 @@ verify: setup ## Check that the generated stubs are fresh
 	diff -r -x __pycache__ $$before src/rbee/v1 && rm -r $$before && echo "stubs are fresh"
 
 .PHONY: soak
-soak: setup ## Kill and stop programs at random for ten rounds, and count tokens (about 20 minutes)
+soak: setup ## Try the properties on many examples, kill and stop programs at random for ten rounds (about 25 minutes)
+	$(BIN)/python -m pytest --hypothesis-profile=soak --timeout=3600 tests/properties
 	RBEE_CHAOS_ROUNDS=$${RBEE_CHAOS_ROUNDS:-10} $(BIN)/python -m pytest -m soak
 
 .PHONY: bench

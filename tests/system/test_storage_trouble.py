@@ -195,6 +195,9 @@ async def test_a_full_disk_refuses_submits_and_nothing_else(tmp_path):
                 await submitting.until(lambda: submitting.refused or task.done())
                 for _ in range(5):
                     assert await infer(client)
+                there = [job.id async for job in client.list_jobs()]
+                assert set(submitting.acknowledged.values()) <= set(there)
+                assert len(there) >= len(submitting.acknowledged) + 5, "those answered meanwhile are told from memory"
                 assert not task.done()
                 if mounted:
                     (disk / "filler").unlink()

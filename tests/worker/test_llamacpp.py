@@ -1,5 +1,6 @@
 """What only llama.cpp does: grammars, schemas, characters of several tokens, log probabilities, tools, bad files."""
 
+import asyncio
 import contextlib
 import json
 import math
@@ -227,3 +228,21 @@ def test_a_gpu_that_is_not_there_is_an_error_never_the_processor_instead(model_p
     with pytest.raises(errors.WrongState, match="drives no GPU") as caught:
         LlamaCpp(model_path, 1, 0, ("gpu0",), {}).load()
     assert caught.value.reason == "NO_SUCH_DEVICE"
+
+
+async def test_a_long_prompt_that_waits_for_another_can_be_ended_at_once(tiny):
+    long = {"prompt": "What is a queen without a hive? " * 14, "max_tokens": 2}
+
+    async def read(number):
+        await generated(tiny, **{**long, "prompt": f"{number} {long['prompt']}"})
+        return number
+
+    first, second = asyncio.create_task(read(1)), asyncio.create_task(read(2))
+    await asyncio.sleep(0)
+    second.cancel()
+    for _ in range(5):  # turns of the loop, too short for any step of llama.cpp
+        await asyncio.sleep(0)
+    assert second.cancelled()
+    assert not first.done()
+    assert await first == 1
+    assert await read(3) == 3, "nobody has the turn any more"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from opentelemetry import context as otel_context
@@ -71,18 +72,19 @@ class JobDispatcher:
         """Starts running a job whose slot is reserved; returns at once."""
         live = self._jobs.get(job_id)
         assert live is not None, "only jobs in the table are dispatched"
-        self._start(live, worker, adopted=False)
+        self._start(live, worker)
 
-    def adopt(self, live: LiveJob, worker: Worker) -> None:
-        """Goes on with a job that its worker has gone on with while no queen listened; returns at once."""
-        self._start(live, worker, adopted=True)
+    def adopt(self, live: LiveJob, worker: Worker, not_there: Callable[[LiveJob], None]) -> None:
+        """Goes on with a job that its worker has gone on with while no queen listened; returns at once.
 
-    def _start(self, live: LiveJob, worker: Worker, *, adopted: bool) -> None:
+        `not_there` is told when that comes to nothing before anything has come from the worker.
+        """
+        self._start(live, worker, not_there)
+
+    def _start(self, live: LiveJob, worker: Worker, not_there: Callable[[LiveJob], None] | None = None) -> None:
         token = otel_context.attach(live.context)
         self.set_deadline(live)
-        work = supervised(
-            self._run(live, worker, adopted=adopted), f"job {live.job.id}", lambda error: self.fail(live, error)
-        )
+        work = supervised(self._run(live, worker, not_there), f"job {live.job.id}", partial(self._broke, live, worker))
         live.task = self._group.create_task(work, name=f"dispatch {live.job.id}")
         otel_context.detach(token)
 
@@ -126,8 +128,7 @@ class JobDispatcher:
             return live.job
         error = errors.Cancelled(f"job {live.job.id} was cancelled: {why}", "JOB_CANCELLED", metadata=_named(live.job))
         job = self._jobs.cancelled(live, error, self._clock.now(), _spent(live))
-        if live.task is not None:
-            live.task.cancel()
+        _interrupt(live)
         return job
 
     def put_back(self, live: LiveJob) -> None:
@@ -167,8 +168,7 @@ class JobDispatcher:
             return
         error.metadata = {**error.metadata, **_named(live.job)}
         self._jobs.failed(live, _failure(error), error, self._clock.now(), _spent(live))
-        if live.task is not None and live.task is not asyncio.current_task():
-            live.task.cancel()
+        _interrupt(live)
 
     def reject(self, live: LiveJob, proposal: Proposal) -> None:
         """Ends a job a scheduler refuses."""
@@ -181,14 +181,16 @@ class JobDispatcher:
                 message = f"worker {live.job.attempt.worker_id} was lost: its hive {hive_id} is offline"
                 live.give_up(WorkerCommunicationFailed(message), silent_s)
 
-    async def _run(self, live: LiveJob, worker: Worker, *, adopted: bool) -> None:
+    async def _run(self, live: LiveJob, worker: Worker, not_there: Callable[[LiveJob], None] | None) -> None:
+        adopted = not_there is not None
         watch = StallWatch(live.limits, worker.id)
         live.give_up = watch.give_up
         number = live.job.attempt.number
         failure: errors.RbeeError | None = None
-        interrupted = False
+        interrupted = live.job.resting and adopted  # it came to rest before this began
         try:
-            self._complete(live, worker, await self._relay(live, worker, watch, adopted=adopted))
+            if not live.job.resting:
+                self._complete(live, worker, await self._relay(live, worker, watch, adopted=adopted))
         except errors.RbeeError as error:
             failure = error
         except asyncio.CancelledError:
@@ -199,11 +201,19 @@ class JobDispatcher:
             watch.close()
             live.task = live.give_up = None
         if failure is not None:
+            if not_there is not None and not watch.has_heard and not live.job.resting:
+                not_there(live)
             await self._attempt_failed(live, worker, failure)
         if interrupted:
             await self._end_on_worker(live, worker)
         if live.job.attempt.number == number or live.job.attempt.worker_id != worker.id:
             self._cluster.release(worker.id, live.job.id, self._clock.now())
+
+    def _broke(self, live: LiveJob, worker: Worker, error: errors.Internal) -> None:
+        """Ends a job that hit a defect of the queen; its worker may have it still, and has to tell."""
+        self.fail(live, error)
+        self._cluster.doubt(worker.id)
+        self._cluster.release(worker.id, live.job.id, self._clock.now())
 
     async def _relay(self, live: LiveJob, worker: Worker, watch: StallWatch, *, adopted: bool) -> bytes:
         """Moves messages from worker to feed; returns the last. A stream that breaks off is attached to again.
@@ -320,6 +330,13 @@ class JobDispatcher:
             attempt=attempt.number,
             queue_wait_s=attempt.dispatch_time - live.job.submit_time,
         )
+
+
+def _interrupt(live: LiveJob) -> None:
+    """Ends the work on a job that has come to rest."""
+    # A task that has not begun sees it when it does: cancelled before, it would never begin, and so keep its slot.
+    if live.give_up is not None and live.task is not None:
+        live.task.cancel()
 
 
 def _number_as_its_worker(live: LiveJob, frame: bytes) -> None:

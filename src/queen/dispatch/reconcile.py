@@ -82,7 +82,7 @@ class Reconciler:
         self._jobs.readopted(live, worker.id, worker.hive_id, generation.attempt, self._clock.now())
         if not generation.ended and self._cluster.slots_available(worker.id) > 0:
             self._cluster.reserve(worker.id, live.job.id)
-        self._dispatcher.adopt(live, worker)
+        self._dispatcher.adopt(live, worker, self._recovery.not_there)
         log.info("taken over from worker %s", worker.id, extra={"job_id": live.job.id})
 
 

@@ -78,6 +78,13 @@ class Recovery:
         self._held.pop(live.job.id, None)
         live.held = False
 
+    def not_there(self, live: LiveJob) -> None:
+        """Notes that nothing came of a job that was taken over: it goes on after what its caller has, as others do."""
+        live.held = True
+        self._held[live.job.id] = live
+        if self._over and live.present:
+            self._release(live)
+
     def settled(self, hive_id: str) -> None:
         """Notes that a hive and its workers have told all they run: what was on it and is not named is lost."""
         if self._settled:

@@ -37,6 +37,11 @@ class StallWatch:
             self._any = True
             self._arm(self._limits.stall_s)
 
+    @property
+    def has_heard(self) -> bool:
+        """Whether any message has come."""
+        return self._any
+
     def give_up(self, error: errors.RbeeError, silent_s: float = 0.0) -> None:
         """Cancels the task with an error, unless it has one or has heard something within `silent_s` seconds."""
         if self.error is None and self._loop.time() - self._heard >= silent_s:

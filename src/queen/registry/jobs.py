@@ -120,6 +120,11 @@ class JobTable:
         """Returns the jobs that are not at rest."""
         return tuple(self._alive.values())
 
+    def in_memory(self) -> Iterator[LiveJob]:
+        """Yields the jobs that are alive, and those at rest that are still in RAM."""
+        yield from self._alive.values()
+        yield from self._resting.values()
+
     def queued(self, now: float) -> Iterator[LiveJob]:
         """Yields the waiting jobs in queue order, lazily; those that wait for a retry are left out until their time."""
         self.queue.promote(now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from itertools import islice
 from typing import Any
 
@@ -121,16 +122,19 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
         states = convert.job_states(list(request.states))
         if states == [JobState.QUEUED]:
             return self._list_queue(request, size)
-        # Before the newest rows are read, what is still on its way to disk is let through.
-        await self._store.flush()
-        before = paging.key_of(request.page_token)
+        key = paging.key_of(request.page_token)
+        before = int(key) if key else None
+        unwritten: list[Job] = []
+        try:
+            await self._store.flush()  # what is still on its way to disk is let through
+        except errors.Unreachable:
+            unwritten = [live.job for live in self._jobs.in_memory() if before is None or live.job.order < before]
         found = await self._store.list_jobs(
-            states=states,
-            tenant_id=request.tenant_id,
-            model=request.model,
-            before_order=int(before) if before else None,
-            limit=size + 1,
+            states=states, tenant_id=request.tenant_id, model=request.model, before_order=before, limit=size + 1
         )
+        if unwritten:
+            newest = {job.id: job for job in (*found, *unwritten)}.values()
+            found = sorted((job for job in newest if _is_asked_for(job, request, states)), key=lambda job: -job.order)
         answer = pb.JobServiceListResponse(jobs=[convert.job(job) for job in found[:size]])
         if len(found) > size:
             answer.next_page_token = paging.token(str(found[size - 1].order))
@@ -188,3 +192,12 @@ class JobService(job_service_pb2_grpc.JobServiceServicer):
             return convert.job(job, self._jobs.position(job.id, self._clock.now()), live.decision)
         decisions = await self._store.list_decisions(job.id, MAX_DECISIONS)
         return convert.job(job, 0, decisions[-1] if decisions else None)
+
+
+def _is_asked_for(job: Job, request: pb.JobServiceListRequest, states: Collection[JobState]) -> bool:
+    """Tells whether a job passes the filters of a request, as those of the store."""
+    return (
+        (not states or job.state in states)
+        and request.tenant_id in ("", job.tenant_id)
+        and request.model in ("", job.model, job.model_ref)
+    )

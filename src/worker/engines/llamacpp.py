@@ -8,6 +8,7 @@ questions the in-process interface has no call for: the chat template, the token
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import http.client
 import json
@@ -63,6 +64,7 @@ class LlamaCpp:
         self._options = read_options(LlamaOptions, options, self.name)
         self._key = secrets.token_urlsafe(32)
         self._threads = ThreadPoolExecutor(slots, "generation")
+        self._turn_to_read = asyncio.Lock()
         self._known_schemas: set[bytes] = set()
         self._eos_token_id: int | None = None
         self._server: Any
@@ -152,23 +154,33 @@ class LlamaCpp:
         """Yields pieces as llama.cpp makes them; see `Engine.generate`."""
         loop = asyncio.get_running_loop()
         run = _Run(loop, asyncio.Event())
-        thread = loop.run_in_executor(self._threads, self._run, request, run)
-        thread.add_done_callback(lambda _: run.ready.set())
-        try:
-            while True:
-                await run.ready.wait()
-                run.ready.clear()
-                ended = thread.done()
-                while run.made:
-                    yield run.made.popleft()
-                if ended:
-                    await thread
-                    return
-        finally:
-            run.cancelled = True
-            # The slot is free when the thread has returned, which it does at llama.cpp's next step.
-            if not thread.done():
-                await asyncio.wait([thread])
+        async with contextlib.AsyncExitStack() as reading:
+            if self._is_long(request):
+                # llama.cpp reads one prompt after the other; the call of one that waits inside it cannot be ended.
+                await reading.enter_async_context(self._turn_to_read)
+            thread = loop.run_in_executor(self._threads, self._run, request, run)
+            thread.add_done_callback(lambda _: run.ready.set())
+            try:
+                while True:
+                    await run.ready.wait()
+                    run.ready.clear()
+                    await reading.aclose()
+                    ended = thread.done()
+                    while run.made:
+                        yield run.made.popleft()
+                    if ended:
+                        await thread
+                        return
+            finally:
+                run.cancelled = True
+                # The slot is free when the thread has returned, which it does at llama.cpp's next step.
+                if not thread.done():
+                    await asyncio.wait([thread])
+
+    def _is_long(self, request: Request) -> bool:
+        """Tells whether a prompt may take more than one step to read: a token is a character at least."""
+        size = len(request.prompt) + sum(len(message.content) for message in request.messages)
+        return size > _BATCH_TOKENS[bool(self._devices)]
 
     def _run(self, request: Request, run: _Run) -> None:
         """Runs one generation to its end, on a thread of its own."""
