@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Compiled once, not at each of the hundreds of starts of a test run; some containers forbid to keep what was compiled.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## Show the targets
@@ -25,7 +27,7 @@ demo: setup ## Start queen, hive and worker, stream an answer, show the decision
 
 .PHONY: test
 test: setup ## Run the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: lint
 lint: setup ## Check style, import contracts and the contract's own rules

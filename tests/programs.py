@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,12 +24,21 @@ from wire.channel import CHANNEL_OPTIONS
 MODEL = Path(__file__).parent.parent / "models" / "rbee-tiny.gguf"
 
 
+# Below those the kernel gives to whoever asks for any port, so that nobody gets one between its choice and its use;
+# and each process of a test run starts at another.
+_FIRST_PORT = 10_000 + os.getpid() * 997 % 20_000
+_PORTS = chain(range(_FIRST_PORT, 30_000), range(10_000, _FIRST_PORT))
+
+
 def free_port() -> int:
-    """Returns a port nothing listens on now."""
+    """Returns a port nothing listens on now, another each time."""
+    return next(port for port in _PORTS if not listens(port))
+
+
+def listens(port: int) -> bool:
+    """Tells whether something accepts connections at a port of this machine."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def skip_or_fail(missing: object) -> NoReturn:
@@ -92,10 +102,11 @@ class Queen:
     def start(self, *, hive: bool = True) -> Queen:
         """Starts her and, unless told otherwise, her local hive; returns when both serve."""
         process = self.launch()
+        port = int(self.address.rpartition(":")[2])
+        wait_for(lambda: listens(port) or process.poll() is not None, "the queen listens")
+        assert process.poll() is None, self.log
         with grpc.insecure_channel(self.address, options=CHANNEL_OPTIONS) as channel:
-            ready = grpc.channel_ready_future(channel)
-            wait_for(lambda: ready.done() or process.poll() is not None, f"the queen serves: {self.log}")
-            assert process.poll() is None, self.log
+            grpc.channel_ready_future(channel).result(20)
             if hive:
                 stub = hive_service_pb2_grpc.HiveServiceStub(channel)
                 stub.Start(hive_service_pb2.HiveServiceStartRequest(), timeout=60)

@@ -2,7 +2,7 @@
 
 `gguf.GGUFReader` makes several arrays per vocabulary entry, which takes seconds for 128k tokens, and maps the tensors,
 which fails without a reason on a truncated file. Here strings of arrays are skipped, and tensor extents are compared
-with the file's size. Layout: the GGUF specification of ggml, versions 2 and 3; constants come from the gguf package.
+with the file's size. Layout: the GGUF specification of ggml, versions 2 and 3.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGUF_MAGIC, GGUFValueType
+from wire.gguf_layout import ARRAY, BLOCKS, DEFAULT_ALIGNMENT, MAGIC, SCALARS, STRING
 
 Scalar = int | float | bool | str
 Value = Scalar | tuple[Scalar, ...]
@@ -26,21 +26,6 @@ MAX_KEPT_ARRAY: Final = 4096
 _CHUNK: Final = 2**20
 _MAX_STRING: Final = 2**26
 _MOST_PARAMETERS: Final = 2**53
-_SCALARS: Final[Mapping[GGUFValueType, struct.Struct]] = {
-    GGUFValueType.UINT8: struct.Struct("<B"),
-    GGUFValueType.INT8: struct.Struct("<b"),
-    GGUFValueType.UINT16: struct.Struct("<H"),
-    GGUFValueType.INT16: struct.Struct("<h"),
-    GGUFValueType.UINT32: struct.Struct("<I"),
-    GGUFValueType.INT32: struct.Struct("<i"),
-    GGUFValueType.FLOAT32: struct.Struct("<f"),
-    GGUFValueType.BOOL: struct.Struct("<?"),
-    GGUFValueType.UINT64: struct.Struct("<Q"),
-    GGUFValueType.INT64: struct.Struct("<q"),
-    GGUFValueType.FLOAT64: struct.Struct("<d"),
-}
-_KINDS: Final = {kind.value: kind for kind in GGUFValueType}
-_TENSOR_SIZES: Final = {kind.value: size for kind, size in GGML_QUANT_SIZES.items()}
 _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
 
@@ -84,7 +69,7 @@ class _Reader:
 
     def header(self) -> Header:
         """Reads from the start of the file to the end of the tensor infos."""
-        if self._size < 4 or self._number(_U32) != GGUF_MAGIC:
+        if self._size < 4 or self._number(_U32) != MAGIC:
             raise Defect("not a GGUF file: it does not start with 'GGUF'")
         version = int(self._number(_U32))
         if version not in SUPPORTED_VERSIONS:
@@ -97,7 +82,7 @@ class _Reader:
             value = self._value(self._kind())
             if value is not None:
                 fields[key] = value
-        alignment = fields.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
+        alignment = fields.get("general.alignment", DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or alignment <= 0:
             raise Defect(f"general.alignment is {alignment!r}")
         parameters, extent = 0, 0
@@ -117,35 +102,34 @@ class _Reader:
             raise Defect(f"corrupt: a tensor has {dimensions} dimensions")
         elements = math.prod(int(self._number(_U64)) for _ in range(dimensions))
         kind, offset = int(self._number(_U32)), int(self._number(_U64))
-        # A type newer than the gguf package may be one llama.cpp knows, so its size is not judged.
-        block, block_bytes = _TENSOR_SIZES.get(kind, (1, 0))
+        # A type newer than our table may be one llama.cpp knows, so its size is not judged.
+        block, block_bytes = BLOCKS.get(kind, (1, 0))
         return elements, offset + elements // block * block_bytes
 
-    def _kind(self) -> GGUFValueType:
-        number = int(self._number(_U32))
-        kind = _KINDS.get(number)
-        if kind is None:
-            raise Defect(f"corrupt: value of unknown type {number} at byte {self._offset() - 4}")
+    def _kind(self) -> int:
+        kind = int(self._number(_U32))
+        if kind not in SCALARS and kind not in (STRING, ARRAY):
+            raise Defect(f"corrupt: value of unknown type {kind} at byte {self._offset() - 4}")
         return kind
 
-    def _value(self, kind: GGUFValueType) -> Value | None:
+    def _value(self, kind: int) -> Value | None:
         """Returns a value; None for an array that is not kept."""
-        if kind == GGUFValueType.STRING:
+        if kind == STRING:
             return self._string()
-        if kind != GGUFValueType.ARRAY:
-            return self._number(_SCALARS[kind])
+        if kind != ARRAY:
+            return self._number(SCALARS[kind])
         item, count = self._kind(), int(self._number(_U64))
-        if item == GGUFValueType.ARRAY:
+        if item == ARRAY:
             raise Defect("corrupt: arrays in arrays")
-        if item == GGUFValueType.STRING:
+        if item == STRING:
             self._skip_strings(count)
             return None
-        width = _SCALARS[item].size
+        width = SCALARS[item].size
         if count > MAX_KEPT_ARRAY:
             self._skip(count * width)
             return None
         data = self._take(count * width)
-        return tuple(value for (value,) in _SCALARS[item].iter_unpack(data))
+        return tuple(value for (value,) in SCALARS[item].iter_unpack(data))
 
     def _skip_strings(self, count: int) -> None:
         """Passes over strings; the one loop that runs 100,000 times, so it works on the chunk itself."""

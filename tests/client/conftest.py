@@ -63,9 +63,9 @@ class Keeper:
         assert result.returncode == 0, result.stderr
         return result.stdout
 
-    def spawn_slow(self) -> str:
+    def spawn_slow(self, tokens: int = 400) -> str:
         """Starts the worker of the slow model and returns its id."""
-        pace = ("--engine-option", "tokens_per_second=20", "--engine-option", "completion_tokens=400")
+        pace = ("--engine-option", "tokens_per_second=20", "--engine-option", f"completion_tokens={tokens}")
         return self.ok("worker", "spawn", SLOW, "--engine", "synthetic", "--slots", "2", *pace).split()[1]
 
     def processes(self) -> list[list[str]]:

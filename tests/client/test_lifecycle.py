@@ -25,7 +25,7 @@ def test_up_in_the_foreground_ends_in_order_with_ctrl_c(keeper: Keeper) -> None:
 
 def test_a_queen_killed_while_streaming(keeper: Keeper) -> None:
     keeper.ok("up", "--detach")
-    keeper.spawn_slow()
+    keeper.spawn_slow(tokens=100)
     asking = keeper.start("infer", "go on", "--model", SLOW, "--reattach", "0.3")
     assert asking.stdout is not None
     begun = asking.stdout.read(14)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from programs import rbee, running_queen, wait_for
+from rbee import connect_sync
 
 # Valid wherever it is tried, and broken by jobs that say so.
 POLICY = """
@@ -15,7 +16,7 @@ function schedule_job(job, pools, workers)
   return platform.schedule(context)
 end
 """
-MODEL = ("--model", "synthetic:quick")
+MODEL = "synthetic:quick"
 
 
 def keeper(queen, *arguments, code=0):
@@ -28,15 +29,16 @@ def status(queen):
     return json.loads(keeper(queen, "status", "--json"))["policy"]
 
 
-def infer(queen, *options):
+def infer(queen, **labels):
     """Runs one job and returns its decision."""
-    keeper(queen, "infer", "hi", *MODEL, "-n", "1", *options)
-    job_id = json.loads(keeper(queen, "jobs", "list", "--json"))[0]["id"]
-    return json.loads(keeper(queen, "jobs", "show", job_id, "--json"))["decision"]
+    with connect_sync(queen.address) as client:
+        answer = client.infer(model=MODEL, prompt="hi", max_tokens=1, labels=labels)
+        assert answer.text()
+        return client.get_job(answer.job_id).decision
 
 
 def spawn(queen):
-    keeper(queen, "worker", "spawn", "synthetic:quick", "--engine", "synthetic", "--slots", "4")
+    keeper(queen, "worker", "spawn", MODEL, "--engine", "synthetic", "--slots", "4")
 
 
 def test_a_policy_decides_breaks_is_suspended_and_rolled_back(tmp_path):
@@ -46,11 +48,12 @@ def test_a_policy_decides_breaks_is_suspended_and_rolled_back(tmp_path):
         assert "policy mine 1.0.0 is saved" in keeper(queen, "policy", "save", str(tmp_path / "mine.lua"))
         keeper(queen, "policy", "activate", "mine@1.0.0")
         decision = infer(queen)
-        assert (decision["policy"], decision["policy_version"]) == ("mine", "1.0.0")
-        assert decision["reason"] == "says mine"
+        assert (decision.policy, decision.policy_version) == ("mine", "1.0.0")
+        assert decision.reason == "says mine"
 
-        assert [infer(queen, "--label", "broken=yes")["policy"] for _ in range(3)] == ["platform"] * 3
-        assert infer(queen)["policy"] == "platform"
+        keeper(queen, "infer", "hi", "--model", MODEL, "-n", "1", "--label", "broken=yes")
+        assert [infer(queen, broken="yes").policy for _ in range(2)] == ["platform"] * 2
+        assert infer(queen).policy == "platform"
         told = keeper(queen, "status")
         assert "policy mine 1.0.0 is suspended, the platform policy decides: error: mine:3: broken by job-" in told
         assert "seccomp" in told or "limit of memory" in told
@@ -61,9 +64,9 @@ def test_a_policy_decides_breaks_is_suspended_and_rolled_back(tmp_path):
         assert "broken by job-" in status(queen)["policy"]["suspension"]
         spawn(queen)
         keeper(queen, "policy", "activate", "mine")
-        assert infer(queen)["policy"] == "mine"
+        assert infer(queen).policy == "mine"
         assert "policy platform decides again" in keeper(queen, "policy", "rollback")
-        assert infer(queen)["policy"] == "platform"
+        assert infer(queen).policy == "platform"
         said = rbee(queen, "policy", "rollback")
         assert (said.returncode, "nothing to roll back to" in said.stderr) == (1, True)
 
@@ -76,17 +79,17 @@ def test_a_file_that_changes_decides_and_a_bad_edit_changes_nothing(tmp_path):
     with running_queen(tmp_path, "--policy-dir", str(folder)) as queen:
         spawn(queen)
         wait_for(lambda: "policy mine 1.0.0 is saved, by policy directory" in queen.log, "the file is taken in")
-        assert infer(queen)["policy"] == "platform", "it was not activated"
+        assert infer(queen).policy == "platform", "it was not activated"
         keeper(queen, "policy", "activate", "mine")
-        assert infer(queen)["reason"] == "one"
+        assert infer(queen).reason == "one"
 
         file.write_text(POLICY.replace("{}", "two"))
         wait_for(lambda: "policy mine 1.0.1 decides" in queen.log, "the edit decides")
-        assert infer(queen)["reason"] == "two"
+        assert infer(queen).reason == "two"
 
         file.write_text(POLICY.replace("{}", "three").replace("dispatch(", "dispach("))
         wait_for(lambda: f"policy file {file} is not used" in queen.log, "the bad edit is refused")
-        assert infer(queen)["reason"] == "two"
+        assert infer(queen).reason == "two"
         (fault,) = status(queen)["faulty_files"]
         assert fault["file_name"] == "Mine.lua"
         assert "Mine.lua:5" in fault["message"]

@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from gguf.constants import LlamaFileType
-
 from hive.core.model import ModelFile
 from wire.gguf_header import Defect, Header, Value, read_header
+from wire.gguf_layout import FILE_TYPES
 
-_FILE_TYPES: Final = {kind.value: kind.name.removeprefix("MOSTLY_").removeprefix("ALL_") for kind in LlamaFileType}
 _MOST: Final = 2**31
 _SHARD: Final = re.compile(r"-(\d{5})-of-(\d{5})$")
 
@@ -99,6 +97,4 @@ def _text(value: Value | None) -> str:
 
 
 def _quantization(file_type: Value | None) -> str:
-    if not isinstance(file_type, int) or file_type == LlamaFileType.GUESSED:
-        return ""
-    return _FILE_TYPES.get(file_type, "")
+    return FILE_TYPES.get(file_type, "") if isinstance(file_type, int) else ""

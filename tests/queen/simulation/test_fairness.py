@@ -14,7 +14,7 @@ def shares(loud, weight):
     """Two tenants, one sending so many times the load of the other, both more than the cluster can do."""
     traffic = read_traffic(
         f"""
-        arrivals: {{rate: 9, duration: 100s}}
+        arrivals: {{rate: 9, duration: 60s}}
         tenants:
           - {{name: loud, share: {loud}}}
           - {{name: quiet, share: 1, weight: {weight}}}
@@ -31,7 +31,7 @@ def shares(loud, weight):
         platform(),
         weights=weights,
         timeout_s=1000.0,
-        horizon_s=100.0,
+        horizon_s=60.0,
     )
     report = report_on(run)
     assert all(tenant.waiting > 5 for tenant in report.tenants), "both have work queued to the end"

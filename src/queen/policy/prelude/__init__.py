@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Final
 
 LOAD_ORDER: Final = (
@@ -29,5 +29,5 @@ LOAD_ORDER: Final = (
 @cache
 def sources() -> list[tuple[str, str]]:
     """Returns (name, source) of each file, in load order; they are read once."""
-    folder = files(__name__)
+    folder = Path(__file__).parent
     return [(name, (folder / f"{name}.lua").read_text("utf-8")) for name in LOAD_ORDER]

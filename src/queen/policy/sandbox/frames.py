@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import asyncio  # the sandbox itself has no event loop, and is ready sooner without
 
 MAX_REPLY_BYTES: Final = 4 * 2**20
 """Longest reply the queen reads. A cycle of 1,000 jobs needs about 200 KB; what is longer is a flood."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import platform
+import os
 import struct
 from dataclasses import dataclass
 from typing import Final
@@ -66,7 +66,7 @@ class _Program(ctypes.Structure):
 
 def install(libc: ctypes.CDLL) -> bool:
     """Applies the filter to this process for good; returns whether the kernel took it. Needs no_new_privs."""
-    machine = _MACHINES.get(platform.machine())
+    machine = _MACHINES.get(os.uname().machine)
     if machine is None:
         return False
     code = ctypes.create_string_buffer(filter_code(machine))

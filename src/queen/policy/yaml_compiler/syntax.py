@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import lark
@@ -136,9 +137,13 @@ def _at(children: list[Token]) -> int:
     return children[0].start_pos or 0
 
 
-_PARSER: Final = lark.Lark.open(
-    "expression.lark", rel_to=__file__, parser="lalr", transformer=_Builder(), maybe_placeholders=False
-)
+@cache
+def _parser() -> lark.Lark:
+    """Returns the parser; made when it is first needed, because most queens start without a policy in YAML."""
+    return lark.Lark.open(
+        "expression.lark", rel_to=__file__, parser="lalr", transformer=_Builder(), maybe_placeholders=False
+    )
+
 
 _SHOWN: Final = {
     "NAME": "a name", "TEXT": "a text in quotes", "NUMBER": "a number", "QUANTITY": "a size", "TRUTH": "true",
@@ -158,7 +163,7 @@ def parse(text: str) -> Tree:
     if len(text) > MOST_CHARACTERS or parts > MOST_PARTS:
         raise SyntaxFault(0, f"the expression is too long (most: {MOST_CHARACTERS} characters, {MOST_PARTS} parts)")
     try:
-        tree: Any = _PARSER.parse(text)
+        tree: Any = _parser().parse(text)
     except lark.UnexpectedToken as fault:
         if fault.token.type == "$END":
             raise SyntaxFault(
