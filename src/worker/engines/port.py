@@ -39,6 +39,7 @@ class Message:
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ class Request:
     grammar: str = ""
     tools: tuple[Tool, ...] = ()
     tool_choice: str = ""
+    parallel_tool_calls: bool = True
+    logit_bias: tuple[tuple[int, float], ...] = ()
     generated_token_ids: tuple[int, ...] = ()
 
 

@@ -82,9 +82,13 @@ class Synthetic:
             "output_format": request.json_schema or request.grammar,
             "tools": request.tools,
             "sampling.logprobs": request.logprobs,
+            "sampling.logit_bias": request.logit_bias,
         }
         if names := [name for name, value in asked.items() if value]:
-            raise errors.Unserved(f"the synthetic engine does not serve {', '.join(names)}: use engine llamacpp")
+            raise errors.Unserved(
+                f"the synthetic engine does not serve {', '.join(names)}: use engine llamacpp",
+                faults=[errors.FieldFault(f"job.{name}", "not served by the synthetic engine") for name in names],
+            )
 
 
 def _answer(count: int, stop: tuple[str, ...]) -> tuple[list[str], str]:
