@@ -95,7 +95,7 @@ def _start_queen(address: str, folder: Path) -> psutil.Popen:
     with _log(folder).open("ab") as output:
         return psutil.Popen(
             [sys.executable, "-m", "queen", "--listen", address, "--data-dir", str(folder / "data")],
-            env={**os.environ, "RBEE_QUEEN_HIVE_LISTEN": "127.0.0.1:0"},
+            env={**os.environ, "RBEE_QUEEN_HIVE_LISTEN": "127.0.0.1:0", "RBEE_QUEEN_HTTP": "127.0.0.1:0"},
             stdout=output,
             stderr=output,
         )

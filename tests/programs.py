@@ -58,9 +58,11 @@ class Queen:
         self.folder = folder
         self.data_dir = folder / "data"
         self.address = f"127.0.0.1:{free_port()}"
+        self.http = f"127.0.0.1:{free_port()}"
         self._flags = flags
         self._environment = {
             **os.environ,
+            "RBEE_QUEEN_HTTP": self.http,
             "RBEE_QUEEN_HIVE_LISTEN": "127.0.0.1:0",
             "RBEE_HIVE_NAME": "mill",
             "RBEE_MODEL_DIR": str(model_dir or folder / "models"),
@@ -168,6 +170,7 @@ def rbee(
         env={
             **os.environ,
             "RBEE_QUEEN": queen.address,
+            "RBEE_QUEEN_HTTP": queen.http,
             "RBEE_DATA_DIR": str(queen.data_dir),
             "RBEE_REATTACH": "0.5",
             **(env_extra or {}),

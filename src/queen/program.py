@@ -51,6 +51,10 @@ from queen.services.tenants import TenantService
 from queen.services.workers import WorkerService
 from queen.storage.retention import Retention
 from queen.storage.store import SqlStore, open_in_time
+from queen.web import app
+from queen.web.answering import Desk
+from queen.web.cluster import Embeddings, Health, ModelPages
+from queen.web.server import HttpServer
 from wire import channel, errors
 from wire.clock import Clock
 from wire.server import Server
@@ -77,7 +81,9 @@ class Sources:
 
 async def run(settings: Settings, sources: Sources) -> None:
     """Runs a queen until SIGTERM or SIGINT; a second signal stops at once. Raises why it cannot start."""
-    _check_exposure(settings.listen)
+    _check_exposure(settings.listen, "--listen 127.0.0.1:7833")
+    if settings.http:
+        _check_exposure(settings.http, "--http 127.0.0.1:7834")
     _check_mode(settings)
     store = await open_in_time(
         settings.database_url,
@@ -108,6 +114,7 @@ async def run(settings: Settings, sources: Sources) -> None:
                     runs.append(queen.policy_files.run())
                 tasks = [group.create_task(run) for run in runs]
                 try:
+                    await queen.serve_http()
                     await queen.serve(settings.listen)
                     await stopping.wait()
                 finally:
@@ -120,12 +127,12 @@ async def run(settings: Settings, sources: Sources) -> None:
     log.info("stopped")
 
 
-def _check_exposure(address: str) -> None:
+def _check_exposure(address: str, safe: str) -> None:
     host, _ = channel.split_address(address)
     if not channel.is_loopback(host):
         raise errors.Invalid(
             f"the queen does not serve on {host}: any address but this machine's own needs TLS and keys, which this "
-            "version does not have yet. Use --listen 127.0.0.1:7833 and reach it through an SSH tunnel",
+            f"version does not have yet. Use {safe} and reach it through an SSH tunnel",
             "EXPOSED_WITHOUT_TLS",
         )
 
@@ -221,6 +228,7 @@ class _Queen:
         self._group = group
         self._settings = settings
         self._server = Server("queen-rbee")
+        self._http = HttpServer()
         self._hives: LocalHives | None = None
 
     def _make_scheduler(self, settings: Settings, group: asyncio.TaskGroup) -> SimpleScheduler | PolicyScheduler:
@@ -336,6 +344,32 @@ class _Queen:
         await self._server.start()
         log.info("serves on %s:%d, data in %s", host, port, self._settings.data_dir)
 
+    async def serve_http(self) -> None:
+        """Serves what the clients of others speak, unless she is told not to."""
+        settings = self._settings
+        if not settings.http:
+            return
+        port = self._http.bind(settings.http)
+        desk = Desk(
+            intake=self._intake,
+            callers=self._callers,
+            cancel=self._dispatcher.cancel,
+            clock=self._clock,
+            patience_s=settings.http_patience,
+            body_bytes=settings.http_body_limit,
+        )
+        await self._http.start(
+            app.build(
+                desk=desk,
+                models=ModelPages(self.cluster, self._models),
+                embeddings=Embeddings(self._models, settings.http_body_limit),
+                health=Health(self.cluster, self._store, lambda: self._intake.is_open),
+                new_id=self._sources.new_id,
+                origins=settings.http_origin,
+            )
+        )
+        log.info("answers OpenAI's clients at http://%s:%d/v1", channel.split_address(settings.http)[0], port)
+
     async def watch_silence(self) -> None:
         """Degrades hives that stay silent, when their time comes."""
         awake = 0.0
@@ -374,6 +408,7 @@ class _Queen:
             await asyncio.wait(running, timeout=CANCEL_TIMEOUT_S)
         if self._hives is not None:
             await self._hives.stop_all()
+        await self._http.stop()
         await self._server.stop(1.0)
         await self._worker_links.close()
         await self._hive_links.close()

@@ -1,0 +1,70 @@
+"""Everything the queen serves over HTTP, as one application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute, Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from queen.web import edge, requests, schema, styles
+from queen.web.answering import Answering, Desk
+from queen.web.cluster import Embeddings, Health, ModelPages
+
+TOLD: tuple[str, ...] = ("x-request-id", "x-rbee-job", "x-rbee-worker", "x-rbee-hive", "x-rbee-policy",
+                         "x-rbee-queue-ms", "retry-after")  # fmt: skip
+"""Headers that pages of other sites may read where they may ask at all."""
+
+
+def build(
+    *,
+    desk: Desk,
+    models: ModelPages,
+    embeddings: Embeddings,
+    health: Health,
+    new_id: Callable[[str], str],
+    origins: Collection[str],
+    more: Sequence[BaseRoute] = (),
+) -> ASGIApp:
+    """Returns the application. `origins`: pages of other sites that may ask; `more`: what others serve beside."""
+    schema.prepare()
+    routes = [
+        _at("/v1/chat/completions", Answering(desk, requests.chat, styles.ChatStyle()), "POST"),
+        _at("/v1/completions", Answering(desk, requests.text, styles.TextStyle()), "POST"),
+        _at("/v1/embeddings", embeddings, "POST"),
+        _at("/v1/models", models.list),
+        _at("/v1/models/{model:path}", models.get),
+        _at("/healthz", health.live),
+        _at("/readyz", health.ready),
+        _at("/openapi.json", _document),
+        *more,
+    ]
+    app: ASGIApp = edge.Edge(Router(routes, redirect_slashes=False, default=_nothing), new_id, origins)
+    if origins:
+        app = CORSMiddleware(
+            app, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"], expose_headers=TOLD
+        )
+    return app
+
+
+def _at(path: str, app: ASGIApp, method: str = "GET") -> Route:
+    return Route(path, _Endpoint(app), methods=[method])
+
+
+class _Endpoint:
+    """An application that starlette takes for one: functions it would call with a request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+async def _document(scope: Scope, receive: Receive, send: Send) -> None:
+    await edge.respond(send, 200, schema.document_json())
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    raise edge.no_such_path(scope)
