@@ -4,13 +4,13 @@ import contextlib
 import json
 import math
 
-import gguf
 import pytest
 
+from tool_model import with_tools
 from wire import errors
 from worker.engines.llama_chunks import ChatReader
 from worker.engines.llamacpp import LlamaCpp
-from worker.engines.port import Ending, Message, Request, Tool
+from worker.engines.port import Ending, Message, Piece, Request, Tool, ToolCall
 
 PROMPT = "What is a hive?\n"
 SCHEMA = {
@@ -112,42 +112,11 @@ async def test_an_answer_under_a_schema_can_be_continued(tiny):
 
 
 TOOL = Tool("count", "Counts.", '{"type": "object", "properties": {"of": {"enum": ["bees"]}}, "required": ["of"]}')
-TOOL_TEMPLATE = """{% if tools %}<|system|>
-# Tools
-You may call one or more functions. They are within <tools></tools> XML tags:
-<tools>{% for tool in tools %}
-{{ tool | tojson }}{% endfor %}
-</tools>
-For each function call, return a json object within <tool_call></tool_call> XML tags:
-<tool_call>
-{"name": <function-name>, "arguments": <args-json-object>}
-</tool_call><|end|>
-{% endif %}{% for message in messages %}<|{{ message.role }}|>
-{{ message.content }}{% for call in message.tool_calls or [] %}
-<tool_call>
-{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
-</tool_call>{% endfor %}<|end|>
-{% endfor %}{% if add_generation_prompt %}<|assistant|>
-{% endif %}"""
 
 
 @pytest.fixture(scope="module")
-def tool_model(tmp_path_factory, model_path):
-    """The bundled model with a chat template that knows tools."""
-    path = tmp_path_factory.mktemp("model") / "tools.gguf"
-    reader, writer = gguf.GGUFReader(model_path), gguf.GGUFWriter(path, "llama")
-    for name, entry in reader.fields.items():
-        if name == "tokenizer.chat_template":
-            writer.add_chat_template(TOOL_TEMPLATE)
-        elif not name.startswith("GGUF.") and name != "general.architecture":
-            inner = entry.types[-1] if len(entry.types) > 1 else None
-            writer.add_key_value(name, entry.contents(), entry.types[0], inner)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+def tool_model(tmp_path_factory):
+    path = with_tools(tmp_path_factory.mktemp("model") / "tools.gguf")
     engine = LlamaCpp(path, 1, 1024, (), {"threads": "1"})
     engine.load()
     yield engine
@@ -162,6 +131,7 @@ async def test_a_tool_call_comes_in_pieces(tool_model):
     first = [call for piece in pieces for call in piece.tool_calls if call.index == 0]
     assert len(first) > 5
     assert first[0].id
+    assert all(piece.count for piece in pieces)
     assert "".join(call.name for call in first) == "count"
     # The brace that opens the arguments belongs to what was begun.
     assert json.loads("{" + "".join(call.arguments_json for call in first)) == {"of": "bees"}
@@ -182,6 +152,15 @@ def test_an_answer_that_calls_tools_says_so_at_its_end():
     )
     assert last == Ending("tool_calls", 9, 4)
     assert reader.ended
+
+
+def test_what_comes_before_the_first_token_goes_with_it():
+    reader = ChatReader()
+    call = {"index": 0, "id": "c1", "function": {"name": "count", "arguments": ""}}
+    begun = {"choices": [{"delta": {"tool_calls": [call]}, "finish_reason": None}]}
+    first = {"choices": [{"delta": {"content": "x"}, "finish_reason": None}], "timings": {"predicted_n": 2}}
+    assert reader.read(begun) == []
+    assert reader.read(first) == [Piece("x", 2, tool_calls=(ToolCall("c1", "count", "", 0),))]
 
 
 async def test_tools_are_refused_where_the_model_has_no_place_for_them(tiny):
