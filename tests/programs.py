@@ -17,7 +17,7 @@ import grpc
 import psutil
 import pytest
 
-from rbee.v1 import hive_service_pb2, hive_service_pb2_grpc
+from rbee.v1 import hive_service_pb2, hive_service_pb2_grpc, worker_service_pb2, worker_service_pb2_grpc
 from wire.channel import CHANNEL_OPTIONS
 
 MODEL = Path(__file__).parent.parent / "models" / "rbee-tiny.gguf"
@@ -144,6 +144,14 @@ class Queen:
             if process.is_running():
                 process.kill()
         psutil.wait_procs(left, timeout=10)
+
+
+def slots_taken(queen: Queen) -> int:
+    """Returns how many slots of all her workers have a job."""
+    with grpc.insecure_channel(queen.address, options=CHANNEL_OPTIONS) as channel:
+        stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
+        workers = stub.List(worker_service_pb2.WorkerServiceListRequest(), timeout=10).workers
+    return sum(one.slots_total - one.slots_available for one in workers)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import pytest
 
 import rbee
 from programs import rbee as keeper
+from programs import slots_taken, wait_for
 from rbee.v1 import job_pb2
 
 QUESTION = {"model": "rbee-tiny", "messages": [{"role": "user", "content": "What is a hive?"}], "temperature": 0}
@@ -307,10 +308,7 @@ async def test_a_caller_who_goes_away_ends_his_jobs(web, slow):
         await stream.close()
         with pytest.raises(openai.APITimeoutError):
             await client.chat.completions.create(**{**QUESTION, "model": slow}, timeout=0.5)
-        async with asyncio.timeout(10):
-            (worker,) = [one async for one in queen.workers() if one.model == slow]
-            while (await queen.get_worker(worker.id)).slots_available < 2:
-                await asyncio.sleep(0.02)
+        await asyncio.to_thread(wait_for, lambda: slots_taken(web) == 0, "all slots are free")
         for job_id in jobs:
             assert (await queen.get_job(job_id)).state == job_pb2.JOB_STATE_CANCELLED
         left = [job async for job in queen.list_jobs() if job.state == job_pb2.JOB_STATE_RUNNING]

@@ -67,6 +67,8 @@ STATUSES: Final[dict[type[errors.RbeeError], int]] = {
 _TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _CODES: Final = {"PROMPT_TOO_LONG": "context_length_exceeded", "INVALID": "invalid_value"}
 """Where OpenAI has a word for it that clients look for."""
+_PREFACES: Final = {"PROMPT_TOO_LONG": "This model's maximum context length is exceeded: "}
+"""What litellm and others look for in the message instead."""
 _PARAMS: Final = {
     "MODEL_NOT_FOUND": "model",
     "MODEL_UNUSABLE": "model",
@@ -75,7 +77,6 @@ _PARAMS: Final = {
     "TENANT_NOT_FOUND": "rbee.tenant",
 }
 _FIELDS: Final = (
-    (re.compile(r"^job\."), ""),
     (re.compile(r"^sampling\."), ""),
     (re.compile(r"^chat\.messages"), "messages"),
     (re.compile(r"^output_format\.json_schema"), "response_format.json_schema.schema"),
@@ -109,7 +110,7 @@ def headers_of(error: errors.RbeeError) -> dict[str, str]:
 def body_of(error: errors.RbeeError) -> dict[str, Any]:
     """Returns an error in OpenAI's shape; `faults` beside it lists every bad field."""
     faults = [errors.FieldFault(param_of(fault.field), fault.expected) for fault in error.faults]
-    message = error.message
+    message = _PREFACES.get(error.reason, "") + error.message
     if faults and isinstance(error, errors.Invalid):
         message = errors.invalid(faults).message
     status = status_of(error)
@@ -130,7 +131,12 @@ def json_of(error: errors.RbeeError) -> bytes:
 
 
 def param_of(field: str) -> str:
-    """Returns the parameter of a request that a field of the contract came from."""
+    """Returns the parameter of a request that a field of the contract came from; parameters stay as they are."""
+    if not field.startswith("job."):
+        return field
+    field = field.removeprefix("job.")
     for pattern, replacement in _FIELDS:
-        field = pattern.sub(replacement, field)
+        named, found = pattern.subn(replacement, field)
+        if found:
+            return named
     return field
