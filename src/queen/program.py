@@ -9,17 +9,17 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from queen.config import Settings
 from queen.core import admission
-from queen.core.model import HiveState, Worker
+from queen.core.model import Worker
 from queen.core.tenants import day_of
 from queen.dispatch.callers import Callers
 from queen.dispatch.dispatcher import JobDispatcher
 from queen.dispatch.positions import Positions
 from queen.dispatch.reconcile import Reconciler
 from queen.dispatch.recovery import Recovery
+from queen.dispatch.silence import Silence
 from queen.links.hives import HiveLinks
 from queen.links.workers import CANCEL_TIMEOUT_S, WorkerLinks
 from queen.policy import platform
@@ -31,7 +31,7 @@ from queen.policy.sandbox.record import FlightRecord
 from queen.policy.versions import MODE_PLATFORM, Policies
 from queen.provision.hives import LocalHives
 from queen.provision.workers import WorkerStarts
-from queen.registry.cluster import DEGRADED_AFTER_S, OFFLINE_AFTER_S, Cluster
+from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable
 from queen.registry.tenants import TenantTable
 from queen.scheduler.cycle import SchedulingCycle
@@ -52,8 +52,6 @@ from queen.services.workers import WorkerService
 from queen.storage.retention import Retention
 from queen.storage.store import SqlStore, open_in_time
 from queen.web import app
-from queen.web.answering import Desk
-from queen.web.cluster import Embeddings, Health, ModelPages
 from queen.web.server import HttpServer
 from wire import channel, errors
 from wire.clock import Clock
@@ -63,10 +61,6 @@ log = logging.getLogger(__name__)
 
 DRAIN_S = 30.0
 """How long streams may finish when the queen is told to stop (architecture.md section 2)."""
-
-
-STOPPED_S: Final = 1.0
-"""A timer that fires this late means that the queen did not run in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +103,7 @@ async def run(settings: Settings, sources: Sources) -> None:
             async with asyncio.TaskGroup() as group:
                 queen = await _Queen.build(settings, sources, store, group)
                 retention = Retention(store, settings.keep_jobs, sources.clock)
-                runs = [queen.cycle.run(), queen.positions.run(), queen.watch_silence(), retention.run()]
+                runs = [queen.cycle.run(), queen.positions.run(), queen.silence.run(), retention.run()]
                 if queen.policy_files is not None:
                     runs.append(queen.policy_files.run())
                 tasks = [group.create_task(run) for run in runs]
@@ -156,7 +150,6 @@ class _Queen:
         self._clock = clock
         self._store = store
         self._woken = asyncio.Event()
-        self._heard = asyncio.Event()
         self.cluster = Cluster(self._wake, store.save_hive)
         self.tenants = TenantTable(store, self.cluster.get_worker)
         self.jobs = JobTable(store, self._woken.set, self.tenants)
@@ -170,6 +163,7 @@ class _Queen:
             abandon=self._abandon,
             group=group,
         )
+        self.silence = Silence(self.cluster, clock, self._dispatcher.hive_lost)
         self._recovery = Recovery(jobs=self.jobs, dispatcher=self._dispatcher, clock=clock, wake=self._woken.set)
         self._callers = Callers(self._dispatcher.cancel, self._recovery.caller_is_back)
         self._reconciler = Reconciler(
@@ -345,51 +339,24 @@ class _Queen:
         log.info("serves on %s:%d, data in %s", host, port, self._settings.data_dir)
 
     async def serve_http(self) -> None:
-        """Serves what the clients of others speak, unless she is told not to."""
-        settings = self._settings
-        if not settings.http:
+        """Serves HTTP, unless she is told not to."""
+        if not self._settings.http:
             return
-        port = self._http.bind(settings.http)
-        desk = Desk(
-            intake=self._intake,
-            callers=self._callers,
-            cancel=self._dispatcher.cancel,
-            clock=self._clock,
-            patience_s=settings.http_patience,
-            body_bytes=settings.http_body_limit,
-        )
+        address = self._http.bind(self._settings.http)
         await self._http.start(
             app.build(
-                desk=desk,
-                models=ModelPages(self.cluster, self._models),
-                embeddings=Embeddings(self._models, settings.http_body_limit),
-                health=Health(self.cluster, self._store, lambda: self._intake.is_open),
+                self._settings,
+                intake=self._intake,
+                models=self._models,
+                cluster=self.cluster,
+                store=self._store,
+                callers=self._callers,
+                cancel=self._dispatcher.cancel,
+                clock=self._clock,
                 new_id=self._sources.new_id,
-                origins=settings.http_origin,
             )
         )
-        log.info("answers OpenAI's clients at http://%s:%d/v1", channel.split_address(settings.http)[0], port)
-
-    async def watch_silence(self) -> None:
-        """Degrades hives that stay silent, when their time comes."""
-        awake = 0.0
-        while True:
-            self._heard.clear()
-            due = self.cluster.next_silence()
-            delay = None if due is None else max(0.0, max(due, awake + DEGRADED_AFTER_S) - self._clock.now())
-            expected = self._clock.monotonic() + (delay or 0.0)
-            try:
-                async with asyncio.timeout(delay):
-                    await self._heard.wait()
-            except TimeoutError:
-                if self._clock.monotonic() > expected + STOPPED_S:
-                    # The queen herself was stopped: what the hives sent meanwhile has yet to be read.
-                    awake = self._clock.now()
-                    continue
-                for hive in self.cluster.expire(self._clock.now()):
-                    log.warning("hive %s is %s: silent since its last report", hive.id, hive.state)
-                    if hive.state is HiveState.OFFLINE:
-                        self._dispatcher.hive_lost(hive.id, OFFLINE_AFTER_S / 2)
+        log.info("answers OpenAI's clients at http://%s/v1", address)
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """Stops admitting, lets streams finish, stops her hives, ends all calls."""
@@ -430,4 +397,4 @@ class _Queen:
 
     def _wake(self) -> None:
         self._woken.set()
-        self._heard.set()
+        self.silence.heard.set()

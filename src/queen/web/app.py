@@ -2,39 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from queen.config import Settings
+from queen.core.model import Job
+from queen.core.ports import Store
+from queen.dispatch.callers import Callers
+from queen.registry.cluster import Cluster
+from queen.registry.jobs import LiveJob
+from queen.services.intake import Intake, Models
 from queen.web import edge, requests, schema, styles
 from queen.web.answering import Answering, Desk
 from queen.web.cluster import Embeddings, Health, ModelPages
+from wire.clock import Clock
 
-TOLD: tuple[str, ...] = ("x-request-id", "x-rbee-job", "x-rbee-worker", "x-rbee-hive", "x-rbee-policy",
-                         "x-rbee-queue-ms", "retry-after")  # fmt: skip
+TOLD: Final = (
+    "x-request-id",
+    "x-rbee-job",
+    "x-rbee-worker",
+    "x-rbee-hive",
+    "x-rbee-policy",
+    "x-rbee-queue-ms",
+    "retry-after",
+)
 """Headers that pages of other sites may read where they may ask at all."""
 
 
 def build(
+    told: Settings,
     *,
-    desk: Desk,
-    models: ModelPages,
-    embeddings: Embeddings,
-    health: Health,
+    intake: Intake,
+    models: Models,
+    cluster: Cluster,
+    store: Store,
+    callers: Callers,
+    cancel: Callable[[LiveJob, str], Job],
+    clock: Clock,
     new_id: Callable[[str], str],
-    origins: Collection[str],
     more: Sequence[BaseRoute] = (),
 ) -> ASGIApp:
-    """Returns the application. `origins`: pages of other sites that may ask; `more`: what others serve beside."""
+    """Returns the application. `cancel` ends a job and says why; `more`: what others serve beside."""
+    desk = Desk(intake, callers, cancel, clock, told.http_patience, told.http_body_limit)
+    pages, health = ModelPages(cluster, models), Health(cluster, store, lambda: intake.is_open)
+    origins = told.http_origin
     schema.prepare()
     routes = [
         _at("/v1/chat/completions", Answering(desk, requests.chat, styles.ChatStyle()), "POST"),
         _at("/v1/completions", Answering(desk, requests.text, styles.TextStyle()), "POST"),
-        _at("/v1/embeddings", embeddings, "POST"),
-        _at("/v1/models", models.list),
-        _at("/v1/models/{model:path}", models.get),
+        _at("/v1/embeddings", Embeddings(models, told.http_body_limit), "POST"),
+        _at("/v1/models", pages.list),
+        _at("/v1/models/{model:path}", pages.get),
         _at("/healthz", health.live),
         _at("/readyz", health.ready),
         _at("/openapi.json", _document),

@@ -33,8 +33,8 @@ class HttpServer:
         self._socket: socket.socket | None = None
         self._server: uvicorn.Server | None = None
 
-    def bind(self, address: str) -> int:
-        """Binds "host:port" (port 0: any free one) and returns the port. Raises `WrongState` PORT_IN_USE."""
+    def bind(self, address: str) -> str:
+        """Binds "host:port" (port 0: any free one) and returns what it is then. Raises `WrongState` PORT_IN_USE."""
         host, port = split_address(address)
         bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         try:
@@ -52,7 +52,7 @@ class HttpServer:
                 "PORT_IN_USE",
             ) from error
         self._socket = bound
-        return int(bound.getsockname()[1])
+        return f"{address.rpartition(':')[0]}:{bound.getsockname()[1]}"
 
     async def start(self, app: ASGIApp) -> None:
         """Serves an application at the bound address."""
