@@ -214,7 +214,10 @@ def test_two_thousand_idle_connections_do_not_stop_service(web):
 def test_curl_streams(web):
     try:
         said = subprocess.run(
-            ["curl", "-sS", "-N", f"http://{web.http}{PATH}", "--json", json.dumps({**QUESTION, "stream": True})],
+            [
+                *("curl", "-sS", "-N", "-H", "content-type: application/json"),
+                *("-d", json.dumps({**QUESTION, "stream": True}), f"http://{web.http}{PATH}"),
+            ],
             capture_output=True,
             text=True,
             timeout=30,

@@ -315,6 +315,19 @@ async def test_a_caller_who_goes_away_ends_his_jobs(web, slow):
         assert left == []
 
 
+def test_a_stream_goes_on_when_its_worker_is_killed(web, client):
+    model, count = "synthetic:over", 150
+    options = ("--engine", "synthetic", "--slots", "1", "--engine-option", f"completion_tokens={count}")
+    for _ in range(2):
+        assert keeper(web, "worker", "spawn", model, *options).returncode == 0
+    stream = chat(client, model=model, stream=True)
+    (victim,) = (one for one in web.machines() if stream.response.headers["x-rbee-worker"] in one.cmdline())
+    text = next(stream).choices[0].delta.content
+    victim.kill()
+    text += "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    assert text.split() == ["synthetic", *(f"tok{number}" for number in range(1, count))]
+
+
 async def test_a_job_cancelled_by_somebody_else_ends_the_stream_with_why(web, client, slow):
     async with rbee.connect(web.address) as queen:
         stream = chat(client, model=slow, stream=True)
