@@ -1,4 +1,7 @@
-"""The bundled model with a chat template that knows tools; it never learned to call one."""
+"""The bundled model made into others: with a chat template that knows tools, and as one that embeds.
+
+It never learned to call a tool, nor to put like texts near each other.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,22 @@ For each function call, return a json object within <tool_call></tool_call> XML 
 
 
 def with_tools(path: Path) -> Path:
-    """Writes it to a file and returns that."""
+    """Writes the one that knows tools to a file and returns that."""
+    return _rewritten(path, TEMPLATE)
+
+
+def that_embeds(path: Path) -> Path:
+    """Writes the one that embeds, by the mean of its tokens' vectors, to a file and returns that."""
+    return _rewritten(path, None, pooling=gguf.PoolingType.MEAN)
+
+
+def _rewritten(path: Path, template: str | None, pooling: gguf.PoolingType | None = None) -> Path:
     reader, writer = gguf.GGUFReader(MODEL), gguf.GGUFWriter(path, "llama")
+    if pooling is not None:
+        writer.add_pooling_type(pooling)
     for name, entry in reader.fields.items():
-        if name == "tokenizer.chat_template":
-            writer.add_chat_template(TEMPLATE)
+        if name == "tokenizer.chat_template" and template is not None:
+            writer.add_chat_template(template)
         elif not name.startswith("GGUF.") and name != "general.architecture":
             inner = entry.types[-1] if len(entry.types) > 1 else None
             writer.add_key_value(name, entry.contents(), entry.types[0], inner)

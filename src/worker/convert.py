@@ -48,6 +48,7 @@ def to_request(job: job_pb2.JobSpec, seed: int, generated_token_ids: Iterable[in
     return port.Request(
         prompt=job.prompt,
         messages=tuple(map(_message, job.chat.messages)),
+        texts=tuple(job.embedding.texts),
         seed=seed,
         repeatable=sampling.HasField("seed"),
         stop=tuple(sampling.stop),
@@ -122,8 +123,14 @@ def done_event(sequence: int, result: Result) -> bytes:
         ),
         seed=result.seed,
         stop_sequence=ending.stop_sequence,
+        embeddings=embeddings(ending),
     )
     return _serialised(event_pb2.JobEvent(sequence=sequence, done=done))
+
+
+def embeddings(ending: port.Ending) -> list[event_pb2.Embedding]:
+    """Returns the vectors of an ending."""
+    return [event_pb2.Embedding(values=vector) for vector in ending.embeddings]
 
 
 def _serialised(event: event_pb2.JobEvent) -> bytes:

@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from programs import MODEL, Queen, running_queen
-from tool_model import with_tools
+from tool_model import that_embeds, with_tools
 
 
 @pytest.fixture(scope="session")
@@ -25,10 +25,11 @@ def own_queen(tmp_path):
 
 @pytest.fixture(scope="session")
 def web(tmp_path_factory):
-    """A queen for those who ask over HTTP: she has a model that takes tools too, and little patience."""
+    """A queen for those who ask over HTTP: she has models that take tools and that embed, and little patience."""
     folder = tmp_path_factory.mktemp("web")
     (folder / "models").mkdir()
     with_tools(folder / "models" / "tools.gguf")
+    that_embeds(folder / "models" / "vectors.gguf")
     flags = ("--http-body-limit-mb", "1", "--http-patience", "1s", "--http-origin", "https://chat.example")
     with running_queen(folder, *flags) as running:
         yield running

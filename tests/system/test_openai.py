@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 
 import openai
 import pytest
@@ -250,15 +251,30 @@ def test_a_prompt_over_the_context_has_openais_code(client):
     assert caught.value.code == "context_length_exceeded"
 
 
-def test_embeddings_are_refused_clearly(client):
-    with pytest.raises(
-        openai.InternalServerError, match="no engine of this version turns texts into vectors"
-    ) as caught:
+def test_texts_become_vectors_with_a_model_that_embeds(client):
+    texts = ["a hive", "a queen", "a hive"]
+    raw = client.embeddings.with_raw_response.create(model="vectors", input=texts)  # in base64, as it likes
+    answer = raw.parse()
+    assert [one.index for one in answer.data] == [0, 1, 2]
+    assert math.dist(answer.data[0].embedding, answer.data[2].embedding) < 0.01
+    assert math.dist(answer.data[0].embedding, answer.data[1].embedding) > 0.01
+    assert answer.usage.prompt_tokens == answer.usage.total_tokens > 0
+    assert raw.headers["x-rbee-worker"]
+    plain = client.embeddings.create(model="vectors", input="a hive", encoding_format="float")
+    assert math.dist(plain.data[0].embedding, answer.data[0].embedding) < 0.01
+
+
+def test_a_model_of_the_other_kind_is_refused(client):
+    with pytest.raises(openai.BadRequestError, match="use an embedding model") as caught:
         client.embeddings.create(model="rbee-tiny", input="x")
-    assert (caught.value.status_code, caught.value.code) == (501, "embeddings_unserved")
-    assert caught.value.response.headers["x-should-retry"] == "false"
+    assert caught.value.code == "not_an_embedding_model"
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError, match="generates none"):
+            chat(client, model="vectors", stream=stream)
     with pytest.raises(openai.NotFoundError):
         client.embeddings.create(model="none-such", input="x")
+    with pytest.raises(openai.BadRequestError, match="dimensions"):
+        client.embeddings.create(model="vectors", input="x", dimensions=3)
 
 
 def test_tenants_have_their_quotas_and_a_full_queue_says_when_to_ask_again(web, client):

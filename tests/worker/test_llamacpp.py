@@ -6,7 +6,9 @@ import math
 
 import pytest
 
-from tool_model import with_tools
+from rbee.v1 import engine_service_pb2 as pb
+from rbee.v1 import generation_pb2, job_pb2
+from tool_model import that_embeds, with_tools
 from wire import errors
 from worker.engines.llama_chunks import ChatReader
 from worker.engines.llamacpp import LlamaCpp
@@ -166,6 +168,55 @@ def test_what_comes_before_the_first_token_goes_with_it():
 async def test_tools_are_refused_where_the_model_has_no_place_for_them(tiny):
     with pytest.raises(errors.Invalid, match=r"job\.tools"):
         await generated(tiny, messages=(Message("user", "Count!"),), tools=(TOOL,))
+
+
+@pytest.fixture(scope="module")
+def embedding_model(tmp_path_factory):
+    engine = LlamaCpp(that_embeds(tmp_path_factory.mktemp("model") / "vectors.gguf"), 2, 512, (), {"threads": "1"})
+    engine.load()
+    yield engine
+    engine.close()
+
+
+async def test_an_embedding_model_makes_one_vector_of_each_text(embedding_model):
+    texts = (*(f"a hive with {number} bees" for number in range(20)), "a hive with 3 bees")
+    pieces, ending = await generated(embedding_model, texts=texts)
+    assert pieces == []
+    assert ending.prompt_tokens == await embedding_model.count_tokens(Request(texts=texts))
+    assert len(ending.embeddings) == len(texts)
+    assert all(math.isclose(math.hypot(*vector), 1, rel_tol=1e-4) for vector in ending.embeddings)
+    assert math.dist(ending.embeddings[3], ending.embeddings[-1]) < 0.01 < math.dist(*ending.embeddings[:2])
+    with pytest.raises(errors.Invalid, match=r"the prompt has 9\d\d tokens, the context holds 512"):
+        await generated(embedding_model, texts=("x" * 900,))
+
+
+async def test_vectors_come_by_embed_and_as_a_jobs_ending(embedding_model, serving):
+    texts = generation_pb2.EmbeddingInput(texts=["a hive", "a queen"])
+    async with serving(embedding_model) as stub:
+        told = await stub.Embed(pb.EmbedRequest(job_id="job-1", input=texts))
+        job = job_pb2.JobSpec(model="m", embedding=texts)
+        answer = [message async for message in stub.Generate(pb.GenerateRequest(job_id="job-2", job=job))]
+        status = await stub.GetStatus(pb.GetStatusRequest())
+    assert [len(vector.values) for vector in told.embeddings] == [192, 192]
+    (event,) = answer[-1].events
+    for one, other in zip(event.done.embeddings, told.embeddings, strict=True):
+        assert math.dist(one.values, other.values) < 0.01
+    assert event.done.usage.prompt_tokens == told.usage.prompt_tokens > 0
+    assert (status.slots_available, list(status.generations)) == (2, [])
+
+
+async def test_texts_whose_vectors_fit_no_message_are_refused(embedding_model):
+    with pytest.raises(errors.Invalid, match="at most 16,384 for this model"):
+        await generated(embedding_model, texts=("a",) * 20_000)
+
+
+async def test_models_of_the_other_kind_are_refused(tiny, embedding_model):
+    with pytest.raises(errors.WrongState, match="use an embedding model") as caught:
+        await generated(tiny, texts=("a",))
+    assert caught.value.reason == "NOT_AN_EMBEDDING_MODEL"
+    with pytest.raises(errors.WrongState, match="generates none") as caught:
+        await generated(embedding_model)
+    assert caught.value.reason == "NOT_A_GENERATING_MODEL"
 
 
 async def test_a_kept_prompt_is_not_read_twice(tiny):

@@ -19,7 +19,7 @@ from queen.registry.jobs import LiveJob
 from queen.services.intake import Intake
 from queen.web import caller, edge, server, styles, trouble
 from queen.web.requests import Asked
-from queen.web.styles import Part, Style
+from queen.web.styles import ChunkStyle, Part
 from rbee.v1 import inference_service_pb2
 from wire import errors, telemetry
 from wire.clock import Clock
@@ -56,10 +56,9 @@ class SlowReader(Exception):
 class Answering:
     """An endpoint whose answers are tokens. `read` makes jobs of a body."""
 
-    def __init__(self, desk: Desk, read: Reader, style: Style) -> None:
+    def __init__(self, desk: Desk, read: Reader) -> None:
         self._desk = desk
         self._read = read
-        self._style = style
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -76,9 +75,9 @@ class Answering:
 
     async def _answer(self, asked: Asked, send: Send) -> None:
         async with self._jobs(asked) as lives:
-            answer = _Answer(asked, lives, self._style, int(self._desk.clock.now()))
-            if asked.stream:
-                await _Stream(answer, send, self._desk.patience_s).run()
+            answer = _Answer(asked, lives, int(self._desk.clock.now()))
+            if asked.stream is not None:
+                await _Stream(answer, asked.stream, send, self._desk.patience_s).run()
             else:
                 await _whole(answer, send)
 
@@ -109,13 +108,12 @@ class Answering:
 
 
 class _Answer:
-    """A request, its jobs, and the look of the answer."""
+    """A request, its jobs, and what all of its answer has in common."""
 
-    def __init__(self, asked: Asked, lives: list[LiveJob], style: Style, created: int) -> None:
+    def __init__(self, asked: Asked, lives: list[LiveJob], created: int) -> None:
         self.asked = asked
         self.lives = lives
-        self.style = style
-        self._id = style.id_prefix + lives[0].job.id.removeprefix("job-")
+        self._id = asked.style.id_prefix + lives[0].job.id.removeprefix("job-")
         self._created = created
 
     def headers(self) -> dict[str, str]:
@@ -132,10 +130,9 @@ class _Answer:
             "x-rbee-queue-ms": f"{max(waits, default=0.0) * 1000:.1f}",
         }
 
-    def body(self, kind: str, choices: list[styles.Json], **more: Any) -> styles.Json:
-        """Returns an answer, or a chunk of one."""
-        head = {"id": self._id, "object": kind, "created": self._created, "model": self.asked.model}
-        return {**head, "choices": choices, **more}
+    def body(self, kind: str, said: styles.Json) -> styles.Json:
+        """Returns an answer, or a chunk of one, that says something."""
+        return {"id": self._id, "object": kind, "created": self._created, "model": self.asked.model, **said}
 
     def echo(self, index: int, part: Part) -> Part:
         """Returns a choice's first part, or the whole, with what the answer begins with."""
@@ -148,18 +145,17 @@ async def _whole(answer: _Answer, send: Send) -> None:
     for index, live in enumerate(answer.lives):
         with live.feed.reader() as reader:
             parts.append(answer.echo(index, styles.part_of(InferResponse.FromString(await reader.end()).events)))
-    style, likeliest = answer.style, answer.asked.likeliest
-    choices = [style.choice(index, part, likeliest) for index, part in enumerate(parts)]
-    await edge.respond_json(
-        send, answer.body(style.whole, choices, usage=styles.usage(parts)), headers=answer.headers()
-    )
+    style = answer.asked.style
+    body = answer.body(style.whole, style.answer(parts, answer.asked.likeliest))
+    await edge.respond_json(send, body, headers=answer.headers())
 
 
 class _Stream:
     """Sends chunks as tokens come. The response begins with the first of them: a job that fails before has a status."""
 
-    def __init__(self, answer: _Answer, send: Send, patience_s: float) -> None:
+    def __init__(self, answer: _Answer, style: ChunkStyle, send: Send, patience_s: float) -> None:
         self._answer = answer
+        self._style = style
         self._send = send
         self._patience_s = patience_s
         self._begun = False
@@ -176,7 +172,8 @@ class _Stream:
             return
         last = b""
         if self._answer.asked.include_usage:
-            last = _event(self._answer.body(self._answer.style.chunk, [], usage=styles.usage(ends)))
+            told = {"choices": [], "usage": styles.usage(ends)}
+            last = _event(self._answer.body(self._style.chunk, told))
         await self._write(last + _DONE, last=True)
 
     async def _relay_all(self) -> list[Part]:
@@ -213,7 +210,7 @@ class _Stream:
 
     def _chunks(self, index: int, part: Part) -> bytes:
         """Returns a part as chunks: its ending is one of its own, as clients expect."""
-        style, likeliest = self._answer.style, self._answer.asked.likeliest
+        style, likeliest = self._style, self._answer.asked.likeliest
         told = b""
         if part.text or part.tool_calls or part.logprobs or part.first:
             told = self._chunk(style.delta(index, replace(part, done=None), likeliest))
@@ -222,11 +219,11 @@ class _Stream:
         return told
 
     def _chunk(self, choice: styles.Json) -> bytes:
-        return _event(self._answer.body(self._answer.style.chunk, [choice], **self._usage))
+        return _event(self._answer.body(self._style.chunk, {"choices": [choice], **self._usage}))
 
     def _frame(self, index: int) -> tuple[bytes, bytes]:
         """Returns what stands before and after the text in a chunk that has nothing else."""
-        whole = self._chunk(self._answer.style.delta(index, Part(text=_HOLE), None))
+        whole = self._chunk(self._style.delta(index, Part(text=_HOLE), None))
         head, _, tail = whole.rpartition(_HOLE_JSON)
         return head, tail
 

@@ -16,9 +16,9 @@ from queen.dispatch.callers import Callers
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import LiveJob
 from queen.services.intake import Intake, Models
-from queen.web import edge, requests, schema, styles
+from queen.web import edge, requests, schema
 from queen.web.answering import Answering, Desk
-from queen.web.cluster import Embeddings, Health, ModelPages
+from queen.web.cluster import Health, ModelPages
 from wire.clock import Clock
 
 TOLD: Final = (
@@ -52,9 +52,9 @@ def build(
     origins = told.http_origin
     schema.prepare()
     routes = [
-        _at("/v1/chat/completions", Answering(desk, requests.chat, styles.ChatStyle()), "POST"),
-        _at("/v1/completions", Answering(desk, requests.text, styles.TextStyle()), "POST"),
-        _at("/v1/embeddings", Embeddings(models, told.http_body_limit), "POST"),
+        _at("/v1/chat/completions", Answering(desk, requests.chat), "POST"),
+        _at("/v1/completions", Answering(desk, requests.text), "POST"),
+        _at("/v1/embeddings", Answering(desk, requests.vectors), "POST"),
         _at("/v1/models", pages.list),
         _at("/v1/models/{model:path}", pages.get),
         _at("/healthz", health.live),

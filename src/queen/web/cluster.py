@@ -11,7 +11,7 @@ from queen.core.model import ModelFile
 from queen.core.ports import Store
 from queen.registry.cluster import Cluster
 from queen.services.intake import Models
-from queen.web import caller, edge, requests
+from queen.web import edge
 from wire import errors
 
 
@@ -59,24 +59,6 @@ class ModelPages:
             return self._cluster.models.find(name) == model_ref
         except errors.Invalid:
             return False
-
-
-class Embeddings:
-    """/v1/embeddings: checks what is asked; no engine of this version embeds."""
-
-    def __init__(self, models: Models, body_bytes: int) -> None:
-        self._models = models
-        self._body_bytes = body_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuses a right request, once its model is known to be there."""
-        model = requests.embedding(await caller.read_json(scope, receive, self._body_bytes), scope)
-        await self._models.resolve(model)
-        raise errors.Unserved(
-            f"no engine of this version turns texts into vectors, that of {model} neither: only "
-            "/v1/chat/completions and /v1/completions are answered",
-            "EMBEDDINGS_UNSERVED",
-        )
 
 
 class Health:

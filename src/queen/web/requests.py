@@ -10,6 +10,7 @@ import orjson
 from starlette.types import Scope
 
 from queen.web import extras, schema
+from queen.web.styles import ChatStyle, ChunkStyle, Style, TextStyle, VectorStyle
 from rbee.v1 import generation_pb2, job_pb2
 from wire import errors
 
@@ -34,15 +35,16 @@ _MOST_CHOICES: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What one request asks for. `likeliest`: tokens to tell at each place, None for no log probabilities.
+    """What one request asks for. `style`: how its answer looks, `stream`: in chunks, None for a whole one.
 
-    `echoed`: what each choice begins with.
+    `likeliest`: tokens to tell at each place, None for no probabilities. `echoed`: what each choice begins with.
     """
 
+    style: Style
     model: str
     specs: list[job_pb2.JobSpec]
     extras: extras.Extras
-    stream: bool
+    stream: ChunkStyle | None
     include_usage: bool
     likeliest: int | None = None
     echoed: tuple[str, ...] = ()
@@ -63,7 +65,7 @@ def chat(body: Mapping[str, Any], scope: Scope) -> Asked:
         spec.tool_choice = choice if isinstance(choice, str) else choice["function"]["name"]
     if (parallel := body.get("parallel_tool_calls")) is not None:
         spec.parallel_tool_calls = parallel
-    return _asked([spec], body, scope, likeliest)
+    return _asked(ChatStyle(), [spec], body, scope, likeliest)
 
 
 def text(body: Mapping[str, Any], scope: Scope) -> Asked:
@@ -74,18 +76,26 @@ def text(body: Mapping[str, Any], scope: Scope) -> Asked:
     if faults:
         raise errors.invalid(faults)
     prompts = [body["prompt"]] if isinstance(body["prompt"], str) else body["prompt"]
-    return _asked([job_pb2.JobSpec(prompt=prompt) for prompt in prompts], body, scope, body.get("logprobs"))
+    specs = [job_pb2.JobSpec(prompt=prompt) for prompt in prompts]
+    return _asked(TextStyle(), specs, body, scope, body.get("logprobs"))
 
 
-def embedding(body: Mapping[str, Any], scope: Scope) -> str:
-    """Returns the model an embedding request asks; raises `Invalid` naming every bad parameter."""
+def vectors(body: Mapping[str, Any], scope: Scope) -> Asked:
+    """Returns what an embedding request asks for; raises `Invalid` naming every bad parameter."""
     if faults := schema.faults_of("EmbeddingRequest", body):
         raise errors.invalid(faults)
-    extras.read(scope, body)
-    return str(body["model"])
+    texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
+    spec = job_pb2.JobSpec(embedding=generation_pb2.EmbeddingInput(texts=texts))
+    return _asked(VectorStyle(packed=body.get("encoding_format") == "base64"), [spec], body, scope, None)
 
 
-def _asked(specs: list[job_pb2.JobSpec], body: Mapping[str, Any], scope: Scope, likeliest: int | None) -> Asked:
+def _asked(
+    style: ChunkStyle | VectorStyle,
+    specs: list[job_pb2.JobSpec],
+    body: Mapping[str, Any],
+    scope: Scope,
+    likeliest: int | None,
+) -> Asked:
     """Returns the request whose inputs are in `specs`, with what all of them share, each as often as it is wanted."""
     wanted, choices = extras.read(scope, body), body.get("n") or 1
     sampling = _sampling(body, likeliest)
@@ -102,10 +112,11 @@ def _asked(specs: list[job_pb2.JobSpec], body: Mapping[str, Any], scope: Scope, 
         job.labels.update(wanted.labels)
         jobs.append(job)
     return Asked(
+        style=style,
         model=body["model"],
         specs=jobs,
         extras=wanted,
-        stream=bool(body.get("stream")),
+        stream=style if body.get("stream") and not isinstance(style, VectorStyle) else None,
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
         likeliest=likeliest,
         echoed=tuple(job.prompt for job in jobs) if body.get("echo") else (),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import math
+import sys
+from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -54,15 +57,20 @@ def part_of(events: Iterable[event_pb2.JobEvent]) -> Part:
 
 
 class Style(Protocol):
-    """The look of an endpoint's answers. `likeliest`: tokens to tell at each place, None for no log probabilities."""
+    """The look of an endpoint's whole answers. `likeliest`: tokens to tell at each place, None for no probabilities."""
 
     id_prefix: str
     whole: str
-    chunk: str
 
-    def choice(self, index: int, part: Part, likeliest: int | None) -> Json:
-        """Returns a whole choice."""
+    def answer(self, parts: list[Part], likeliest: int | None) -> Json:
+        """Returns what a whole answer says beside its head."""
         ...
+
+
+class ChunkStyle(Style, Protocol):
+    """The look of answers that also come in chunks."""
+
+    chunk: str
 
     def delta(self, index: int, part: Part, likeliest: int | None) -> Json:
         """Returns a choice of a chunk."""
@@ -75,6 +83,11 @@ class ChatStyle:
     id_prefix = "chatcmpl-"
     whole = "chat.completion"
     chunk = "chat.completion.chunk"
+
+    def answer(self, parts: list[Part], likeliest: int | None) -> Json:
+        """Returns what a whole answer says beside its head."""
+        choices = [self.choice(index, part, likeliest) for index, part in enumerate(parts)]
+        return {"choices": choices, "usage": usage(parts)}
 
     def choice(self, index: int, part: Part, likeliest: int | None) -> Json:
         """Returns a whole choice."""
@@ -102,12 +115,43 @@ class TextStyle:
     id_prefix = "cmpl-"
     whole = chunk = "text_completion"
 
+    def answer(self, parts: list[Part], likeliest: int | None) -> Json:
+        """Returns what a whole answer says beside its head."""
+        choices = [self.choice(index, part, likeliest) for index, part in enumerate(parts)]
+        return {"choices": choices, "usage": usage(parts)}
+
     def choice(self, index: int, part: Part, likeliest: int | None) -> Json:
         """Returns a whole choice."""
         logprobs = _text_logprobs(part, likeliest)
         return {"index": index, "text": part.text, "logprobs": logprobs, "finish_reason": part.finish_reason}
 
     delta = choice
+
+
+class VectorStyle:
+    """Embeddings: numbers, or the base64 of 32-bit little-endian ones. They are not streamed."""
+
+    id_prefix = "embd-"
+    whole = "list"
+
+    def __init__(self, *, packed: bool) -> None:
+        self._packed = packed
+
+    def answer(self, parts: list[Part], likeliest: int | None) -> Json:
+        """Returns what a whole answer says beside its head."""
+        vectors = [vector.values for part in parts if part.done is not None for vector in part.done.embeddings]
+        data = [
+            {"object": "embedding", "index": index, "embedding": _packed(vector) if self._packed else list(vector)}
+            for index, vector in enumerate(vectors)
+        ]
+        return {"data": data, "usage": usage(parts)}
+
+
+def _packed(vector: Iterable[float]) -> str:
+    numbers = array("f", vector)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return base64.b64encode(numbers.tobytes()).decode()
 
 
 def usage(parts: Iterable[Part]) -> Json:

@@ -79,6 +79,7 @@ _PARAMS: Final = {
 _FIELDS: Final = (
     (re.compile(r"^sampling\."), ""),
     (re.compile(r"^chat\.messages"), "messages"),
+    (re.compile(r"^embedding\.texts"), "input"),
     (re.compile(r"^output_format\.json_schema"), "response_format.json_schema.schema"),
     (re.compile(r"^output_format"), "response_format"),
     (re.compile(r"^(tools\[\d+\])\.parameters_json_schema"), r"\1.function.parameters"),
