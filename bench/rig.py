@@ -42,10 +42,11 @@ RawCall = grpc.aio.UnaryStreamCall[bytes, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """What runs: the queen's process, and the addresses of queen and worker as "host:port"."""
+    """What runs: the queen's process, and the addresses of queen (gRPC, HTTP) and worker as "host:port"."""
 
     queen: psutil.Process
     queen_address: str
+    http_address: str
     worker_address: str
 
     def queen_cpu_s(self) -> float:
@@ -61,8 +62,8 @@ async def running(*, slots: int, **engine_options: object) -> AsyncIterator[Rig]
     `engine_options` are those of the synthetic engine: completion_tokens, tokens_per_second, first_token_ms.
     """
     with tempfile.TemporaryDirectory(prefix="rbee-bench-") as folder:
-        address = f"127.0.0.1:{_free_port()}"
-        queen = _start_queen(address, Path(folder))
+        address, http_address = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        queen = _start_queen(address, Path(folder), http_address)
         channel = dial(address)
         try:
             try:
@@ -71,7 +72,7 @@ async def running(*, slots: int, **engine_options: object) -> AsyncIterator[Rig]
                     worker_address = await _start_worker(channel, slots, engine_options)
             except (TimeoutError, grpc.aio.AioRpcError) as error:
                 raise RuntimeError(f"the programs did not start: {error}\n{_last_lines(Path(folder))}") from error
-            yield Rig(queen, address, worker_address)
+            yield Rig(queen, address, http_address, worker_address)
         finally:
             await channel.close()
             await asyncio.to_thread(_stop, queen)
@@ -91,11 +92,11 @@ async def _start_worker(channel: grpc.aio.Channel, slots: int, engine_options: d
     return spawned.worker.address
 
 
-def _start_queen(address: str, folder: Path) -> psutil.Popen:
+def _start_queen(address: str, folder: Path, http_address: str = "off") -> psutil.Popen:
     with _log(folder).open("ab") as output:
         return psutil.Popen(
             [sys.executable, "-m", "queen", "--listen", address, "--data-dir", str(folder / "data")],
-            env={**os.environ, "RBEE_QUEEN_HIVE_LISTEN": "127.0.0.1:0"},
+            env={**os.environ, "RBEE_QUEEN_HIVE_LISTEN": "127.0.0.1:0", "RBEE_QUEEN_HTTP": http_address},
             stdout=output,
             stderr=output,
         )
@@ -121,7 +122,8 @@ def _stop(queen: psutil.Popen) -> None:
         queen.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Returns a port nothing listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -131,7 +133,7 @@ class Programs:
     """A queen and a hive of another machine, which outlives her. `kill_queen` is SIGKILL; `stop` ends both."""
 
     def __init__(self, folder: Path) -> None:
-        self.queen_address = f"127.0.0.1:{_free_port()}"
+        self.queen_address = f"127.0.0.1:{free_port()}"
         self._folder = folder
         self._running: list[psutil.Popen] = []
 

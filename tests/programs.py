@@ -18,7 +18,7 @@ import grpc
 import psutil
 import pytest
 
-from rbee.v1 import hive_service_pb2, hive_service_pb2_grpc
+from rbee.v1 import hive_service_pb2, hive_service_pb2_grpc, worker_service_pb2, worker_service_pb2_grpc
 from wire.channel import CHANNEL_OPTIONS
 
 MODEL = Path(__file__).parent.parent / "models" / "rbee-tiny.gguf"
@@ -68,9 +68,11 @@ class Queen:
         self.folder = folder
         self.data_dir = folder / "data"
         self.address = f"127.0.0.1:{free_port()}"
+        self.http = f"127.0.0.1:{free_port()}"
         self._flags = flags
         self._environment = {
             **os.environ,
+            "RBEE_QUEEN_HTTP": self.http,
             "RBEE_QUEEN_HIVE_LISTEN": "127.0.0.1:0",
             "RBEE_HIVE_NAME": "mill",
             "RBEE_MODEL_DIR": str(model_dir or folder / "models"),
@@ -155,6 +157,14 @@ class Queen:
         psutil.wait_procs(left, timeout=10)
 
 
+def slots_taken(queen: Queen) -> int:
+    """Returns how many slots of all her workers have a job."""
+    with grpc.insecure_channel(queen.address, options=CHANNEL_OPTIONS) as channel:
+        stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
+        workers = stub.List(worker_service_pb2.WorkerServiceListRequest(), timeout=10).workers
+    return sum(one.slots_total - one.slots_available for one in workers)
+
+
 @contextmanager
 def running_queen(folder: Path, *flags: str, hive: bool = True, **environment: str) -> Iterator[Queen]:
     """Yields a running queen; ends everything of hers, in order when she still runs."""
@@ -179,6 +189,7 @@ def rbee(
         env={
             **os.environ,
             "RBEE_QUEEN": queen.address,
+            "RBEE_QUEEN_HTTP": queen.http,
             "RBEE_DATA_DIR": str(queen.data_dir),
             "RBEE_REATTACH": "0.5",
             **(env_extra or {}),

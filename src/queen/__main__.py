@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import random
+import resource
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: config.Settings) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each caller is an open file
     gc.collect()
     gc.freeze()  # what was imported stays for ever: collections need not look at it again
     chance = random.SystemRandom()

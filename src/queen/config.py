@@ -40,8 +40,26 @@ def _count(text: str) -> int | None:
     return int(text)
 
 
+def _mebibytes(text: str) -> int:
+    """Reads a size in MiB, 1 to 1024. Returns bytes."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 1024):
+        raise ValueError(f"1 to 1024 MiB, not '{text}'")
+    return int(text) * 2**20
+
+
+def _address_or_off(text: str) -> str:
+    """Reads an address, "" for off."""
+    return "" if text == "off" else address(text)
+
+
 KEYS: Final = (
     Key("listen", "RBEE_QUEEN_LISTEN", address, "127.0.0.1:7833", "where to serve gRPC", "HOST:PORT"),
+    Key("http", "RBEE_QUEEN_HTTP", _address_or_off, "127.0.0.1:7834", "where to serve HTTP; off: nowhere", "HOST:PORT"),
+    Key("http_origin", "RBEE_HTTP_ORIGIN", str, "",
+        "web page that may ask over HTTP, such as https://chat.example, or *; may be repeated", "ORIGIN", repeated=","),
+    Key("http_body_limit_mb", "RBEE_HTTP_BODY_LIMIT_MB", _mebibytes, "16", "largest body of an HTTP request, MiB", "N"),
+    Key("http_patience", "RBEE_HTTP_PATIENCE", seconds, "30s",
+        "how long a caller may leave a streamed answer unread before its job is cancelled", "TIME"),
     Key("database", "RBEE_DATABASE", str, "", "URL of the database; empty: SQLite in the data directory", "URL"),
     Key("data_dir", "RBEE_DATA_DIR", path, platformdirs.user_data_dir("rbee"), "where rbee keeps its files", "DIR"),
     Key("config", "RBEE_QUEEN_CONFIG", str, "", "TOML file with these settings, named with underscores", "FILE"),
@@ -90,6 +108,10 @@ class Settings:
     """What a queen is told; see `KEYS` for defaults and `queen-rbee --help` for meanings. Times in seconds."""
 
     listen: str
+    http: str
+    http_origin: tuple[str, ...]
+    http_body_limit: int
+    http_patience: float
     database: str
     data_dir: Path
     config: str
@@ -139,6 +161,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         first_token_s=said.pop("first_token_timeout"),
         stall_s=said.pop("stall_timeout"),
     )
+    said["http_body_limit"] = said.pop("http_body_limit_mb")
     return Settings(limits=LimitRules(default, said.pop("models"), said.pop("max_job_timeout")), **said)
 
 

@@ -9,11 +9,10 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from queen.config import Settings
 from queen.core import admission
-from queen.core.model import HiveState, Worker
+from queen.core.model import Worker
 from queen.core.tenants import day_of
 from queen.deciders import Deciders
 from queen.dispatch.callers import Callers
@@ -21,6 +20,7 @@ from queen.dispatch.dispatcher import JobDispatcher
 from queen.dispatch.positions import Positions
 from queen.dispatch.reconcile import Reconciler
 from queen.dispatch.recovery import Recovery
+from queen.dispatch.silence import Silence
 from queen.links.hives import HiveLinks
 from queen.links.workers import CANCEL_TIMEOUT_S, WorkerLinks
 from queen.policy.failure import Source
@@ -28,7 +28,7 @@ from queen.policy.files import read_checked
 from queen.policy.versions import MODE_PLATFORM
 from queen.provision.hives import LocalHives
 from queen.provision.workers import WorkerStarts
-from queen.registry.cluster import DEGRADED_AFTER_S, OFFLINE_AFTER_S, Cluster
+from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable
 from queen.registry.tenants import TenantTable
 from queen.scheduler.advice import PolicyAdvice
@@ -48,6 +48,8 @@ from queen.services.tenants import TenantService
 from queen.services.workers import WorkerService
 from queen.storage.retention import Retention
 from queen.storage.store import SqlStore, open_in_time
+from queen.web import app
+from queen.web.server import HttpServer
 from wire import channel, errors
 from wire.clock import Clock
 from wire.server import Server
@@ -56,9 +58,6 @@ log = logging.getLogger(__name__)
 
 DRAIN_S: Final = 30.0
 """How long streams may finish when the queen is told to stop (architecture.md section 2)."""
-
-STOPPED_S: Final = 1.0
-"""A timer that fires this late means that the queen did not run in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,9 @@ class Sources:
 
 async def run(settings: Settings, sources: Sources) -> None:
     """Runs a queen until SIGTERM or SIGINT; a second signal stops at once. Raises why it cannot start."""
-    _check_exposure(settings.listen)
+    _check_exposure(settings.listen, "--listen 127.0.0.1:7833")
+    if settings.http:
+        _check_exposure(settings.http, "--http 127.0.0.1:7834")
     _check_mode(settings)
     policy = await read_checked(Path(settings.policy)) if settings.policy and settings.scheduler == "policy" else None
     store = await open_in_time(
@@ -100,11 +101,12 @@ async def run(settings: Settings, sources: Sources) -> None:
             async with asyncio.TaskGroup() as group:
                 queen = await _Queen.build(settings, sources, store, group, policy)
                 retention = Retention(store, settings.keep_jobs, sources.clock)
-                runs = [queen.cycle.run(), queen.positions.run(), queen.watch_silence(), retention.run()]
+                runs = [queen.cycle.run(), queen.positions.run(), queen.silence.run(), retention.run()]
                 if queen.deciders.files is not None:
                     runs.append(queen.deciders.files.run())
                 tasks = [group.create_task(run) for run in runs]
                 try:
+                    await queen.serve_http()
                     await queen.serve(settings.listen)
                     await stopping.wait()
                 finally:
@@ -117,12 +119,12 @@ async def run(settings: Settings, sources: Sources) -> None:
     log.info("stopped")
 
 
-def _check_exposure(address: str) -> None:
+def _check_exposure(address: str, safe: str) -> None:
     host, _ = channel.split_address(address)
     if not channel.is_loopback(host):
         raise errors.Invalid(
             f"the queen does not serve on {host}: any address but this machine's own needs TLS and keys, which this "
-            "version does not have yet. Use --listen 127.0.0.1:7833 and reach it through an SSH tunnel",
+            f"version does not have yet. Use {safe} and reach it through an SSH tunnel",
             "EXPOSED_WITHOUT_TLS",
         )
 
@@ -152,7 +154,6 @@ class _Queen:
         self._clock = clock
         self._store = store
         self._woken = asyncio.Event()
-        self._heard = asyncio.Event()
         self.cluster = Cluster(self._wake, store.save_hive, min_residency_s=settings.min_residency)
         self.tenants = TenantTable(store, self.cluster.get_worker)
         self.jobs = JobTable(store, self._woken.set, self.tenants)
@@ -179,6 +180,7 @@ class _Queen:
             group=group,
             advice=advice,
         )
+        self.silence = Silence(self.cluster, clock, self._dispatcher.hive_lost)
         self._recovery = Recovery(jobs=self.jobs, dispatcher=self._dispatcher, clock=clock, wake=self._woken.set)
         self._callers = Callers(self._dispatcher.cancel, self._recovery.caller_is_back)
         self._reconciler = Reconciler(
@@ -233,6 +235,7 @@ class _Queen:
         self._group = group
         self._settings = settings
         self._server = Server("queen-rbee")
+        self._http = HttpServer()
         self._hives: LocalHives | None = None
 
     @classmethod
@@ -321,26 +324,25 @@ class _Queen:
         await self._server.start()
         log.info("serves on %s:%d, data in %s", host, port, self._settings.data_dir)
 
-    async def watch_silence(self) -> None:
-        """Degrades hives that stay silent, when their time comes."""
-        awake = 0.0
-        while True:
-            self._heard.clear()
-            due = self.cluster.next_silence()
-            delay = None if due is None else max(0.0, max(due, awake + DEGRADED_AFTER_S) - self._clock.now())
-            expected = self._clock.monotonic() + (delay or 0.0)
-            try:
-                async with asyncio.timeout(delay):
-                    await self._heard.wait()
-            except TimeoutError:
-                if self._clock.monotonic() > expected + STOPPED_S:
-                    # The queen herself was stopped: what the hives sent meanwhile has yet to be read.
-                    awake = self._clock.now()
-                    continue
-                for hive in self.cluster.expire(self._clock.now()):
-                    log.warning("hive %s is %s: silent since its last report", hive.id, hive.state)
-                    if hive.state is HiveState.OFFLINE:
-                        self._dispatcher.hive_lost(hive.id, OFFLINE_AFTER_S / 2)
+    async def serve_http(self) -> None:
+        """Serves HTTP, unless she is told not to."""
+        if not self._settings.http:
+            return
+        address = self._http.bind(self._settings.http)
+        await self._http.start(
+            app.build(
+                self._settings,
+                intake=self._intake,
+                models=self._models,
+                cluster=self.cluster,
+                store=self._store,
+                callers=self._callers,
+                cancel=self._dispatcher.cancel,
+                clock=self._clock,
+                new_id=self._sources.new_id,
+            )
+        )
+        log.info("answers OpenAI's clients at http://%s/v1", address)
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """Stops admitting, lets streams finish, stops her hives, ends all calls."""
@@ -359,6 +361,7 @@ class _Queen:
             await asyncio.wait(running, timeout=CANCEL_TIMEOUT_S)
         if self._hives is not None:
             await self._hives.stop_all()
+        await self._http.stop()
         await self._server.stop(1.0)
         await self._worker_links.close()
         await self._hive_links.close()
@@ -376,4 +379,4 @@ class _Queen:
 
     def _wake(self) -> None:
         self._woken.set()
-        self._heard.set()
+        self.silence.heard.set()

@@ -80,6 +80,8 @@ def _input_faults(job: job_pb2.JobSpec, path: str) -> Iterator[FieldFault]:
     for index, message in enumerate(job.chat.messages):
         if message.role not in generation_pb2.Role.values() or message.role == generation_pb2.ROLE_UNSPECIFIED:
             yield FieldFault(f"{path}.chat.messages[{index}].role", "system, user, assistant or tool")
+        if len(message.name.encode()) > 64:
+            yield FieldFault(f"{path}.chat.messages[{index}].name", "at most 64 bytes")
 
 
 def _sampling_faults(sampling: generation_pb2.Sampling, path: str) -> Iterator[FieldFault]:
@@ -95,11 +97,20 @@ def _sampling_faults(sampling: generation_pb2.Sampling, path: str) -> Iterator[F
             yield FieldFault(f"{path}.{name}", f"{lower} to {most:,}, not {value:,}")
     if sampling.logprobs > 20:
         yield FieldFault(f"{path}.logprobs", f"0 to 20, not {sampling.logprobs}")
+    yield from _bias_faults(sampling, path)
     if len(sampling.stop) > 16:
         yield FieldFault(f"{path}.stop", f"at most 16 stop sequences, not {len(sampling.stop)}")
     for index, text in enumerate(sampling.stop):
         if not 1 <= len(text.encode()) <= 256:
             yield FieldFault(f"{path}.stop[{index}]", "1 to 256 bytes")
+
+
+def _bias_faults(sampling: generation_pb2.Sampling, path: str) -> Iterator[FieldFault]:
+    if len(sampling.logit_bias) > 1024:
+        yield FieldFault(f"{path}.logit_bias", f"at most 1,024 tokens, not {len(sampling.logit_bias):,}")
+    for token, bias in sampling.logit_bias.items():
+        if not -100 <= bias <= 100:
+            yield FieldFault(f"{path}.logit_bias[{token}]", f"-100 to 100, not {bias:,}")
 
 
 def _format_faults(job: job_pb2.JobSpec, path: str) -> Iterator[FieldFault]:
@@ -110,6 +121,9 @@ def _format_faults(job: job_pb2.JobSpec, path: str) -> Iterator[FieldFault]:
         yield FieldFault(f"{path}.output_format.grammar", "a GBNF grammar, not an empty text")
     if job.tools and job.WhichOneof("input") != "chat":
         yield FieldFault(f"{path}.tools", "tools need a chat, not a prompt")
+    if job.tool_choice not in ("", "auto", "none", *(() if not job.tools else ("required",)),
+                               *(tool.name for tool in job.tools)):  # fmt: skip
+        yield FieldFault(f"{path}.tool_choice", "auto, none, required or the name of one of the tools")
     for index, tool in enumerate(job.tools):
         if not tool.name or len(tool.name) > 64 or not tool.name.replace("-", "").replace("_", "").isalnum():
             yield FieldFault(f"{path}.tools[{index}].name", "1 to 64 letters, digits, '_' and '-'")

@@ -48,6 +48,7 @@ def to_request(job: job_pb2.JobSpec, seed: int, generated_token_ids: Iterable[in
     return port.Request(
         prompt=job.prompt,
         messages=tuple(map(_message, job.chat.messages)),
+        texts=tuple(job.embedding.texts),
         seed=seed,
         repeatable=sampling.HasField("seed"),
         stop=tuple(sampling.stop),
@@ -56,6 +57,8 @@ def to_request(job: job_pb2.JobSpec, seed: int, generated_token_ids: Iterable[in
         grammar=job.output_format.grammar,
         tools=tuple(port.Tool(t.name, t.description, t.parameters_json_schema) for t in job.tools),
         tool_choice=job.tool_choice,
+        parallel_tool_calls=job.parallel_tool_calls or not job.HasField("parallel_tool_calls"),
+        logit_bias=tuple(sorted(sampling.logit_bias.items())),
         generated_token_ids=tuple(generated_token_ids),
         **given,
     )
@@ -63,7 +66,7 @@ def to_request(job: job_pb2.JobSpec, seed: int, generated_token_ids: Iterable[in
 
 def _message(message: generation_pb2.ChatMessage) -> port.Message:
     calls = tuple(port.ToolCall(c.id, c.name, c.arguments_json, c.index) for c in message.tool_calls)
-    return port.Message(_ROLES[message.role], message.content, calls, message.tool_call_id)
+    return port.Message(_ROLES[message.role], message.content, calls, message.tool_call_id, message.name)
 
 
 def tokens_event(sequence: int, piece: port.Piece, first_index: int) -> bytes:
@@ -120,8 +123,14 @@ def done_event(sequence: int, result: Result) -> bytes:
         ),
         seed=result.seed,
         stop_sequence=ending.stop_sequence,
+        embeddings=embeddings(ending),
     )
     return _serialised(event_pb2.JobEvent(sequence=sequence, done=done))
+
+
+def embeddings(ending: port.Ending) -> list[event_pb2.Embedding]:
+    """Returns the vectors of an ending."""
+    return [event_pb2.Embedding(values=vector) for vector in ending.embeddings]
 
 
 def _serialised(event: event_pb2.JobEvent) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from rbee.v1 import engine_service_pb2 as pb
-from rbee.v1 import engine_service_pb2_grpc, job_pb2, worker_pb2
+from rbee.v1 import engine_service_pb2_grpc, generation_pb2, job_pb2, worker_pb2
 from wire import errors, validation
 from wire.clock import Clock
 from wire.server import Server
@@ -72,6 +72,22 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
             prompt_tokens=await self._engine.count_tokens(wanted), context_length=self._engine.context_length
         )
 
+    async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
+        """Makes vectors of texts; see the contract."""
+        job = job_pb2.JobSpec(model=self._model_ref, embedding=request.input)
+        _check(pb.GenerateRequest(job_id=request.job_id, job=job))
+        ticket = Ticket(request.job_id, 1, 1, keep=False)
+        generation = self._generations.start(ticket, convert.to_request(job, 0, ()), lambda _: None)
+        try:
+            await generation.send(_nowhere)
+        finally:
+            await self._generations.end([generation])
+        assert generation.result is not None, "it was sent to its end"
+        ending = generation.result.ending
+        return pb.EmbedResponse(
+            embeddings=convert.embeddings(ending), usage=generation_pb2.Usage(prompt_tokens=ending.prompt_tokens)
+        )
+
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
         """Tells what the worker is and runs."""
         return pb.GetStatusResponse(
@@ -130,9 +146,7 @@ def _check_job(job: job_pb2.JobSpec, faults: list[errors.FieldFault]) -> None:
     faults = faults + validation.job_faults(job)
     if faults:
         raise errors.invalid(faults, "request")
-    if _asks_for_vectors(job):
-        raise errors.Unserved("embedding jobs are not generated: see Embed")
 
 
-def _asks_for_vectors(job: job_pb2.JobSpec) -> bool:
-    return job.WhichOneof("input") == "embedding"
+async def _nowhere(message: bytes) -> None:
+    """Takes the events of a generation whose result alone is asked for."""

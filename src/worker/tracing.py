@@ -15,7 +15,7 @@ def begin(ticket: Ticket, request: Request, model: str, model_ref: str, engine: 
     if span.is_recording():
         span.set_attributes(
             {
-                "gen_ai.operation.name": "chat" if request.messages else "text_completion",
+                "gen_ai.operation.name": _operation(request),
                 "gen_ai.provider.name": f"rbee.{engine.name}",
                 "gen_ai.request.model": model,
                 "gen_ai.response.model": model_ref,
@@ -32,6 +32,12 @@ def begin(ticket: Ticket, request: Request, model: str, model_ref: str, engine: 
         if request.max_tokens is not None:
             span.set_attribute("gen_ai.request.max_tokens", request.max_tokens)
     return span
+
+
+def _operation(request: Request) -> str:
+    if request.texts:
+        return "embeddings"
+    return "chat" if request.messages else "text_completion"
 
 
 def end(span: trace.Span, generation: Generation) -> None:

@@ -33,6 +33,7 @@ class Keeper:
             "RBEE_QUEEN": self.address,
             "RBEE_DATA_DIR": str(self.data_dir),
             "RBEE_QUEEN_HIVE_LISTEN": "127.0.0.1:0",
+            "RBEE_QUEEN_HTTP": "127.0.0.1:0",
             "RBEE_MODEL": "rbee-tiny",
         }
 

@@ -3,6 +3,7 @@ import shutil
 import pytest
 
 from programs import MODEL, Queen, running_queen
+from tool_model import that_embeds, with_tools
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +21,15 @@ def own_queen(tmp_path):
     shutil.copy(MODEL, tmp_path / "models" / "copy.gguf")
     yield queen
     queen.end_everything()
+
+
+@pytest.fixture(scope="session")
+def web(tmp_path_factory):
+    """A queen for those who ask over HTTP: she has models that take tools and that embed, and little patience."""
+    folder = tmp_path_factory.mktemp("web")
+    (folder / "models").mkdir()
+    with_tools(folder / "models" / "tools.gguf")
+    that_embeds(folder / "models" / "vectors.gguf")
+    flags = ("--http-body-limit-mb", "1", "--http-patience", "1s", "--http-origin", "https://chat.example")
+    with running_queen(folder, *flags) as running:
+        yield running

@@ -241,6 +241,19 @@ async def test_an_engine_that_breaks_fails_the_job_after_what_it_made_and_frees_
         assert (await stub.GetStatus(pb.GetStatusRequest())).slots_available == 1
 
 
+async def test_what_an_engine_does_not_serve_is_refused_by_field(serving, synthetic):
+    async with serving(synthetic()) as stub:
+        request = ask(logit_bias={1: 2.0}, logprobs=1)
+        request.job.embedding.texts.append("a")
+        refused = await failure_of(stub.Generate(request))
+        assert isinstance(refused, errors.Unserved)
+        assert [fault.field for fault in refused.faults] == [
+            "job.embedding",
+            "job.sampling.logprobs",
+            "job.sampling.logit_bias",
+        ]
+
+
 async def test_a_prompt_is_counted_without_a_slot(serving, synthetic):
     async with serving(synthetic(slots=1, context_length=1000, **UNENDING)) as stub:
         running = stub.Generate(ask())
@@ -249,6 +262,6 @@ async def test_a_prompt_is_counted_without_a_slot(serving, synthetic):
         assert (counted.prompt_tokens, counted.context_length) == (2000, 1000)
         refused = await failure_of(stub.CountTokens(pb.CountTokensRequest(job=ask(prompt="").job)))
         assert [fault.field for fault in refused.faults] == ["job.prompt"]
-        vectors = job_pb2.JobSpec(model="m", embedding=generation_pb2.EmbeddingInput(texts=["a"]))
-        assert isinstance(await failure_of(stub.CountTokens(pb.CountTokensRequest(job=vectors))), errors.Unserved)
+        vectors = job_pb2.JobSpec(model="m", embedding=generation_pb2.EmbeddingInput(texts=["a b", "c"]))
+        assert (await stub.CountTokens(pb.CountTokensRequest(job=vectors))).prompt_tokens == 3
         running.cancel()

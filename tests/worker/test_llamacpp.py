@@ -5,13 +5,15 @@ import contextlib
 import json
 import math
 
-import gguf
 import pytest
 
+from rbee.v1 import engine_service_pb2 as pb
+from rbee.v1 import generation_pb2, job_pb2
+from tool_model import that_embeds, with_tools
 from wire import errors
 from worker.engines.llama_chunks import ChatReader
 from worker.engines.llamacpp import LlamaCpp
-from worker.engines.port import Ending, Message, Request, Tool
+from worker.engines.port import Ending, Message, Piece, Request, Tool, ToolCall
 
 PROMPT = "What is a hive?\n"
 SCHEMA = {
@@ -113,42 +115,11 @@ async def test_an_answer_under_a_schema_can_be_continued(tiny):
 
 
 TOOL = Tool("count", "Counts.", '{"type": "object", "properties": {"of": {"enum": ["bees"]}}, "required": ["of"]}')
-TOOL_TEMPLATE = """{% if tools %}<|system|>
-# Tools
-You may call one or more functions. They are within <tools></tools> XML tags:
-<tools>{% for tool in tools %}
-{{ tool | tojson }}{% endfor %}
-</tools>
-For each function call, return a json object within <tool_call></tool_call> XML tags:
-<tool_call>
-{"name": <function-name>, "arguments": <args-json-object>}
-</tool_call><|end|>
-{% endif %}{% for message in messages %}<|{{ message.role }}|>
-{{ message.content }}{% for call in message.tool_calls or [] %}
-<tool_call>
-{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
-</tool_call>{% endfor %}<|end|>
-{% endfor %}{% if add_generation_prompt %}<|assistant|>
-{% endif %}"""
 
 
 @pytest.fixture(scope="module")
-def tool_model(tmp_path_factory, model_path):
-    """The bundled model with a chat template that knows tools."""
-    path = tmp_path_factory.mktemp("model") / "tools.gguf"
-    reader, writer = gguf.GGUFReader(model_path), gguf.GGUFWriter(path, "llama")
-    for name, entry in reader.fields.items():
-        if name == "tokenizer.chat_template":
-            writer.add_chat_template(TOOL_TEMPLATE)
-        elif not name.startswith("GGUF.") and name != "general.architecture":
-            inner = entry.types[-1] if len(entry.types) > 1 else None
-            writer.add_key_value(name, entry.contents(), entry.types[0], inner)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+def tool_model(tmp_path_factory):
+    path = with_tools(tmp_path_factory.mktemp("model") / "tools.gguf")
     engine = LlamaCpp(path, 1, 1024, (), {"threads": "1"})
     engine.load()
     yield engine
@@ -163,6 +134,7 @@ async def test_a_tool_call_comes_in_pieces(tool_model):
     first = [call for piece in pieces for call in piece.tool_calls if call.index == 0]
     assert len(first) > 5
     assert first[0].id
+    assert all(piece.count for piece in pieces)
     assert "".join(call.name for call in first) == "count"
     # The brace that opens the arguments belongs to what was begun.
     assert json.loads("{" + "".join(call.arguments_json for call in first)) == {"of": "bees"}
@@ -185,9 +157,67 @@ def test_an_answer_that_calls_tools_says_so_at_its_end():
     assert reader.ended
 
 
+def test_what_comes_before_the_first_token_goes_with_it():
+    reader = ChatReader()
+    call = {"index": 0, "id": "c1", "function": {"name": "count", "arguments": ""}}
+    begun = {"choices": [{"delta": {"tool_calls": [call]}, "finish_reason": None}]}
+    first = {"choices": [{"delta": {"content": "x"}, "finish_reason": None}], "timings": {"predicted_n": 2}}
+    assert reader.read(begun) == []
+    assert reader.read(first) == [Piece("x", 2, tool_calls=(ToolCall("c1", "count", "", 0),))]
+
+
 async def test_tools_are_refused_where_the_model_has_no_place_for_them(tiny):
     with pytest.raises(errors.Invalid, match=r"job\.tools"):
         await generated(tiny, messages=(Message("user", "Count!"),), tools=(TOOL,))
+
+
+@pytest.fixture(scope="module")
+def embedding_model(tmp_path_factory):
+    engine = LlamaCpp(that_embeds(tmp_path_factory.mktemp("model") / "vectors.gguf"), 2, 512, (), {"threads": "1"})
+    engine.load()
+    yield engine
+    engine.close()
+
+
+async def test_an_embedding_model_makes_one_vector_of_each_text(embedding_model):
+    texts = (*(f"a hive with {number} bees" for number in range(20)), "a hive with 3 bees")
+    pieces, ending = await generated(embedding_model, texts=texts)
+    assert pieces == []
+    assert ending.prompt_tokens == await embedding_model.count_tokens(Request(texts=texts))
+    assert len(ending.embeddings) == len(texts)
+    assert all(math.isclose(math.hypot(*vector), 1, rel_tol=1e-4) for vector in ending.embeddings)
+    assert math.dist(ending.embeddings[3], ending.embeddings[-1]) < 0.01 < math.dist(*ending.embeddings[:2])
+    with pytest.raises(errors.Invalid, match=r"the prompt has 9\d\d tokens, the context holds 512"):
+        await generated(embedding_model, texts=("x" * 900,))
+
+
+async def test_vectors_come_by_embed_and_as_a_jobs_ending(embedding_model, serving):
+    texts = generation_pb2.EmbeddingInput(texts=["a hive", "a queen"])
+    async with serving(embedding_model) as stub:
+        told = await stub.Embed(pb.EmbedRequest(job_id="job-1", input=texts))
+        job = job_pb2.JobSpec(model="m", embedding=texts)
+        answer = [message async for message in stub.Generate(pb.GenerateRequest(job_id="job-2", job=job))]
+        status = await stub.GetStatus(pb.GetStatusRequest())
+    assert [len(vector.values) for vector in told.embeddings] == [192, 192]
+    (event,) = answer[-1].events
+    for one, other in zip(event.done.embeddings, told.embeddings, strict=True):
+        assert math.dist(one.values, other.values) < 0.01
+    assert event.done.usage.prompt_tokens == told.usage.prompt_tokens > 0
+    assert (status.slots_available, list(status.generations)) == (2, [])
+
+
+async def test_texts_whose_vectors_fit_no_message_are_refused(embedding_model):
+    with pytest.raises(errors.Invalid, match="at most 16,384 for this model"):
+        await generated(embedding_model, texts=("a",) * 20_000)
+
+
+async def test_models_of_the_other_kind_are_refused(tiny, embedding_model):
+    with pytest.raises(errors.WrongState, match="use an embedding model") as caught:
+        await generated(tiny, texts=("a",))
+    assert caught.value.reason == "NOT_AN_EMBEDDING_MODEL"
+    with pytest.raises(errors.WrongState, match="generates none") as caught:
+        await generated(embedding_model)
+    assert caught.value.reason == "NOT_A_GENERATING_MODEL"
 
 
 async def test_a_kept_prompt_is_not_read_twice(tiny):

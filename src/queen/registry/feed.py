@@ -117,3 +117,12 @@ class FeedReader:
                 return b""
             self._news.clear()
             await self._news.wait()
+
+    async def end(self) -> bytes:
+        """Returns all events of the feed joined into one message, once it has ended well; raises its error."""
+        while not self._feed.closed:
+            self._news.clear()
+            await self._news.wait()
+        if self._feed.error is not None:
+            raise self._feed.error
+        return b"".join(self._feed.frames)

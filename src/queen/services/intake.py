@@ -125,6 +125,11 @@ class Intake:
         self._open = True
         self._unasked: dict[str, StageLimits] = {}  # model -> limits of restored jobs that ask for none: nearly all
 
+    @property
+    def is_open(self) -> bool:
+        """Whether new jobs are taken."""
+        return self._open
+
     def close(self) -> None:
         """Takes no new jobs from now on."""
         self._open = False

@@ -41,7 +41,9 @@ class EngineServiceStub:
     """Generates. One event per message, `tokens` then one `done`; sequences grow by one from `first_sequence`.
 
     Ending the call ends the generation. A second call with the same job id and attempt is refused.
+    An embedding job gets its vectors in `done`, and no tokens.
     INVALID_ARGUMENT: PROMPT_TOO_LONG or see BadRequest; do not retry. ALREADY_EXISTS: GENERATION_EXISTS; use Resume.
+    FAILED_PRECONDITION: NOT_AN_EMBEDDING_MODEL or NOT_A_GENERATING_MODEL; use another model.
     RESOURCE_EXHAUSTED: NO_FREE_SLOT; another worker or later. UNAVAILABLE: WORKER_DRAINING; another worker.
     INTERNAL: ENGINE_FAILED; another worker.
     """
@@ -89,7 +91,9 @@ class EngineServiceAsyncStub(EngineServiceStub):
     """Generates. One event per message, `tokens` then one `done`; sequences grow by one from `first_sequence`.
 
     Ending the call ends the generation. A second call with the same job id and attempt is refused.
+    An embedding job gets its vectors in `done`, and no tokens.
     INVALID_ARGUMENT: PROMPT_TOO_LONG or see BadRequest; do not retry. ALREADY_EXISTS: GENERATION_EXISTS; use Resume.
+    FAILED_PRECONDITION: NOT_AN_EMBEDDING_MODEL or NOT_A_GENERATING_MODEL; use another model.
     RESOURCE_EXHAUSTED: NO_FREE_SLOT; another worker or later. UNAVAILABLE: WORKER_DRAINING; another worker.
     INTERNAL: ENGINE_FAILED; another worker.
     """
@@ -139,7 +143,9 @@ class EngineServiceServicer:
         """Generates. One event per message, `tokens` then one `done`; sequences grow by one from `first_sequence`.
 
         Ending the call ends the generation. A second call with the same job id and attempt is refused.
+        An embedding job gets its vectors in `done`, and no tokens.
         INVALID_ARGUMENT: PROMPT_TOO_LONG or see BadRequest; do not retry. ALREADY_EXISTS: GENERATION_EXISTS; use Resume.
+        FAILED_PRECONDITION: NOT_AN_EMBEDDING_MODEL or NOT_A_GENERATING_MODEL; use another model.
         RESOURCE_EXHAUSTED: NO_FREE_SLOT; another worker or later. UNAVAILABLE: WORKER_DRAINING; another worker.
         INTERNAL: ENGINE_FAILED; another worker.
         """

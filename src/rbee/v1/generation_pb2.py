@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18rbee/v1/generation.proto\x12\x07rbee.v1\x1a\x1egoogle/protobuf/duration.proto\"x\n\x0b\x43hatMessage\x12\x1b\n\x04role\x18\x01 \x01(\x0e\x32\r.rbee.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12%\n\ntool_calls\x18\x03 \x03(\x0b\x32\x11.rbee.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\"3\n\tChatInput\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.rbee.v1.ChatMessage\"\x1f\n\x0e\x45mbeddingInput\x12\r\n\x05texts\x18\x01 \x03(\t\"I\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1e\n\x16parameters_json_schema\x18\x03 \x01(\t\"K\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\r\"\x94\x03\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x02H\x07\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\rH\x08\x88\x01\x01\x12\x0c\n\x04stop\x18\n \x03(\t\x12\x10\n\x08logprobs\x18\x0b \x01(\rB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seed\"B\n\x0cOutputFormat\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x11\n\x07grammar\x18\x02 \x01(\tH\x00\x42\x08\n\x06\x66ormat\"W\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\r\"\xbb\x01\n\x07Timings\x12.\n\x0bprompt_eval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x13time_to_first_token\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\ngeneration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11tokens_per_second\x18\x04 \x01(\x01\"C\n\x10TokenProbability\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\"h\n\rTokenLogprobs\x12)\n\x06\x63hosen\x18\x01 \x01(\x0b\x32\x19.rbee.v1.TokenProbability\x12,\n\tlikeliest\x18\x02 \x03(\x0b\x32\x19.rbee.v1.TokenProbability*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*}\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03\x42\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18rbee/v1/generation.proto\x12\x07rbee.v1\x1a\x1egoogle/protobuf/duration.proto\"\x86\x01\n\x0b\x43hatMessage\x12\x1b\n\x04role\x18\x01 \x01(\x0e\x32\r.rbee.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12%\n\ntool_calls\x18\x03 \x03(\x0b\x32\x11.rbee.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\x12\x0c\n\x04name\x18\x05 \x01(\t\"3\n\tChatInput\x12&\n\x08messages\x18\x01 \x03(\x0b\x32\x14.rbee.v1.ChatMessage\"\x1f\n\x0e\x45mbeddingInput\x12\r\n\x05texts\x18\x01 \x03(\t\"I\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x1e\n\x16parameters_json_schema\x18\x03 \x01(\t\"K\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\r\"\xfc\x03\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x12\n\x05min_p\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x02H\x07\x88\x01\x01\x12\x11\n\x04seed\x18\t \x01(\rH\x08\x88\x01\x01\x12\x0c\n\x04stop\x18\n \x03(\t\x12\x10\n\x08logprobs\x18\x0b \x01(\r\x12\x34\n\nlogit_bias\x18\x0c \x03(\x0b\x32 .rbee.v1.Sampling.LogitBiasEntry\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seed\"B\n\x0cOutputFormat\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x11\n\x07grammar\x18\x02 \x01(\tH\x00\x42\x08\n\x06\x66ormat\"W\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\r\"\xbb\x01\n\x07Timings\x12.\n\x0bprompt_eval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x13time_to_first_token\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\ngeneration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11tokens_per_second\x18\x04 \x01(\x01\"C\n\x10TokenProbability\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07logprob\x18\x03 \x01(\x02\"h\n\rTokenLogprobs\x12)\n\x06\x63hosen\x18\x01 \x01(\x0b\x32\x19.rbee.v1.TokenProbability\x12,\n\tlikeliest\x18\x02 \x03(\x0b\x32\x19.rbee.v1.TokenProbability*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*}\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03\x42\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,30 +33,34 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rbee.v1.generation_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\013dev.rbee.v1P\001Z\016rbee/v1;rbeev1'
-  _globals['_ROLE']._serialized_start=1358
-  _globals['_ROLE']._serialized_end=1453
-  _globals['_FINISHREASON']._serialized_start=1455
-  _globals['_FINISHREASON']._serialized_end=1580
-  _globals['_CHATMESSAGE']._serialized_start=69
-  _globals['_CHATMESSAGE']._serialized_end=189
-  _globals['_CHATINPUT']._serialized_start=191
-  _globals['_CHATINPUT']._serialized_end=242
-  _globals['_EMBEDDINGINPUT']._serialized_start=244
-  _globals['_EMBEDDINGINPUT']._serialized_end=275
-  _globals['_TOOL']._serialized_start=277
-  _globals['_TOOL']._serialized_end=350
-  _globals['_TOOLCALL']._serialized_start=352
-  _globals['_TOOLCALL']._serialized_end=427
-  _globals['_SAMPLING']._serialized_start=430
-  _globals['_SAMPLING']._serialized_end=834
-  _globals['_OUTPUTFORMAT']._serialized_start=836
-  _globals['_OUTPUTFORMAT']._serialized_end=902
-  _globals['_USAGE']._serialized_start=904
-  _globals['_USAGE']._serialized_end=991
-  _globals['_TIMINGS']._serialized_start=994
-  _globals['_TIMINGS']._serialized_end=1181
-  _globals['_TOKENPROBABILITY']._serialized_start=1183
-  _globals['_TOKENPROBABILITY']._serialized_end=1250
-  _globals['_TOKENLOGPROBS']._serialized_start=1252
-  _globals['_TOKENLOGPROBS']._serialized_end=1356
+  _globals['_SAMPLING_LOGITBIASENTRY']._loaded_options = None
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
+  _globals['_ROLE']._serialized_start=1477
+  _globals['_ROLE']._serialized_end=1572
+  _globals['_FINISHREASON']._serialized_start=1574
+  _globals['_FINISHREASON']._serialized_end=1699
+  _globals['_CHATMESSAGE']._serialized_start=70
+  _globals['_CHATMESSAGE']._serialized_end=204
+  _globals['_CHATINPUT']._serialized_start=206
+  _globals['_CHATINPUT']._serialized_end=257
+  _globals['_EMBEDDINGINPUT']._serialized_start=259
+  _globals['_EMBEDDINGINPUT']._serialized_end=290
+  _globals['_TOOL']._serialized_start=292
+  _globals['_TOOL']._serialized_end=365
+  _globals['_TOOLCALL']._serialized_start=367
+  _globals['_TOOLCALL']._serialized_end=442
+  _globals['_SAMPLING']._serialized_start=445
+  _globals['_SAMPLING']._serialized_end=953
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=769
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=817
+  _globals['_OUTPUTFORMAT']._serialized_start=955
+  _globals['_OUTPUTFORMAT']._serialized_end=1021
+  _globals['_USAGE']._serialized_start=1023
+  _globals['_USAGE']._serialized_end=1110
+  _globals['_TIMINGS']._serialized_start=1113
+  _globals['_TIMINGS']._serialized_end=1300
+  _globals['_TOKENPROBABILITY']._serialized_start=1302
+  _globals['_TOKENPROBABILITY']._serialized_end=1369
+  _globals['_TOKENLOGPROBS']._serialized_start=1371
+  _globals['_TOKENLOGPROBS']._serialized_end=1475
 # @@protoc_insertion_point(module_scope)

@@ -60,6 +60,7 @@ class InferenceServiceServicer:
         INVALID_ARGUMENT: the request is wrong; BadRequest lists every bad field; correct it.
         NOT_FOUND: MODEL_NOT_FOUND or TENANT_NOT_FOUND; the message names the nearest; pull the model or correct the name.
         PERMISSION_DENIED: MODEL_NOT_ALLOWED; the message names the models the tenant may use; ask for one of these.
+        FAILED_PRECONDITION: MODEL_UNUSABLE, NOT_AN_EMBEDDING_MODEL or NOT_A_GENERATING_MODEL; use another model.
         RESOURCE_EXHAUSTED: QUEUE_FULL, DEADLINE_UNREACHABLE, INSUFFICIENT_VRAM or QUOTA_EXCEEDED; try again after RetryInfo
         when there is one; without one it will not fit later either.
         NOT_ADMITTED or POLICY_REFUSED: the queen's policy does not let the job in, or gave it up; the message has its words.

@@ -211,6 +211,7 @@ class JobSpec(_message.Message):
     USER_GEO_FIELD_NUMBER: _builtins.int
     TIMEOUTS_FIELD_NUMBER: _builtins.int
     NO_FAILOVER_FIELD_NUMBER: _builtins.int
+    PARALLEL_TOOL_CALLS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model: an alias or file name ("rbee-tiny"), or a reference ("file:/models/a.gguf", "hf:org/repo::file"). Required."""
     prompt: _builtins.str
@@ -227,6 +228,8 @@ class JobSpec(_message.Message):
     """
     no_failover: _builtins.bool
     """When true a worker lost mid-answer fails the job instead of going on elsewhere."""
+    parallel_tool_calls: _builtins.bool
+    """Whether one answer may call several tools. Default true."""
     @_builtins.property
     def chat(self) -> _generation_pb2.ChatInput:
         """Messages, put through the model's own chat template. At most 4 MiB in all."""
@@ -277,13 +280,19 @@ class JobSpec(_message.Message):
         user_geo: _geo_pb2.Geo | None = ...,
         timeouts: Global___JobTimeouts | None = ...,
         no_failover: _builtins.bool = ...,
+        parallel_tool_calls: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "embedding", b"embedding", "input", b"input", "output_format", b"output_format", "prompt", b"prompt", "sampling", b"sampling", "timeouts", b"timeouts", "user_geo", b"user_geo"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "chat", b"chat", "embedding", b"embedding", "input", b"input", "output_format", b"output_format", "parallel_tool_calls", b"parallel_tool_calls", "prompt", b"prompt", "sampling", b"sampling", "timeouts", b"timeouts", "user_geo", b"user_geo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "embedding", b"embedding", "input", b"input", "labels", b"labels", "model", b"model", "no_failover", b"no_failover", "output_format", b"output_format", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "session_id", b"session_id", "tenant_id", b"tenant_id", "timeouts", b"timeouts", "tool_choice", b"tool_choice", "tools", b"tools", "user_geo", b"user_geo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "chat", b"chat", "embedding", b"embedding", "input", b"input", "labels", b"labels", "model", b"model", "no_failover", b"no_failover", "output_format", b"output_format", "parallel_tool_calls", b"parallel_tool_calls", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "session_id", b"session_id", "tenant_id", b"tenant_id", "timeouts", b"timeouts", "tool_choice", b"tool_choice", "tools", b"tools", "user_geo", b"user_geo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__parallel_tool_calls: _TypeAlias = _typing.Literal["parallel_tool_calls"]  # noqa: Y015
+    _WhichOneofArgType__parallel_tool_calls: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls"]  # noqa: Y015
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["prompt", "chat", "embedding"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parallel_tool_calls) -> _WhichOneofReturnType__parallel_tool_calls | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___JobSpec: _TypeAlias = JobSpec  # noqa: Y015

@@ -133,6 +133,8 @@ class ChatReader:
         self.ended = False
         self.failure: errors.RbeeError | None = None
         self._made = 0
+        self._held_text = ""
+        self._held_calls: tuple[ToolCall, ...] = ()
         self._finish: Finish = "stop"
 
     def read(self, chunk: dict[str, Any]) -> list[Piece | Ending]:
@@ -145,15 +147,24 @@ class ChatReader:
             self.ended = True
             usage = chunk["usage"]
             cached = usage.get("prompt_tokens_details", {}).get("cached_tokens", 0)
-            return [Ending(self._finish, usage["prompt_tokens"], cached, timings.get("prompt_ms", 0.0) / 1000)]
+            ending = Ending(self._finish, usage["prompt_tokens"], cached, timings.get("prompt_ms", 0.0) / 1000)
+            return [*self._release(0), ending]
         choice = chunk["choices"][0]
         self._finish = _FINISH.get(choice["finish_reason"] or "", self._finish)
         delta = choice["delta"]
-        text, calls = delta.get("content") or "", tuple(map(_tool_call, delta.get("tool_calls") or ()))
+        self._held_text += delta.get("content") or ""
+        self._held_calls += tuple(map(_tool_call, delta.get("tool_calls") or ()))
+        # What stands at a prompt's end may begin a call, told before any token: it goes with the first one.
+        count = timings.get("predicted_n", 0) - self._made
+        return self._release(count) if count > 0 else []
+
+    def _release(self, count: int) -> list[Piece | Ending]:
+        text, calls = self._held_text, self._held_calls
         if not text and not calls:
             return []
-        made, self._made = self._made, max(self._made, timings.get("predicted_n", 0))
-        return [Piece(text, self._made - made, tool_calls=calls)]
+        self._made += count
+        self._held_text, self._held_calls = "", ()
+        return [Piece(text, count, tool_calls=calls)]
 
 
 def _came_out_differently() -> errors.Internal:

@@ -37,6 +37,7 @@ def settings(request: Request, context_length: int) -> dict[str, Any]:
         "frequency_penalty": request.frequency_penalty,
         "seed": min(request.seed, _DRAWN_BY_LLAMA - 1),
         "stop": list(request.stop),
+        "logit_bias": [[token, bias] for token, bias in request.logit_bias],
     }
     if request.json_schema:
         body["json_schema"] = json.loads(request.json_schema)
@@ -81,13 +82,14 @@ def chat(request: Request) -> dict[str, Any]:
 
 def tools(request: Request) -> dict[str, Any]:
     """Returns the tools, and what makes each chunk of the chat call say how many tokens there are."""
-    choice: Any = request.tool_choice or "auto"
+    choice, offered = request.tool_choice or "auto", request.tools
     if choice not in ("auto", "none", "required"):
-        choice = {"type": "function", "function": {"name": choice}}
+        # llama.cpp takes no name there: it has to call one, and there is no other.
+        choice, offered = "required", tuple(tool for tool in request.tools if tool.name == choice)
     return {
-        "tools": [_tool(tool) for tool in request.tools],
+        "tools": [_tool(tool) for tool in offered],
         "tool_choice": choice,
-        "parallel_tool_calls": True,
+        "parallel_tool_calls": request.parallel_tool_calls,
         "reasoning_format": "none",
         "timings_per_token": True,
         "stream_options": {"include_usage": True},
@@ -100,7 +102,10 @@ def refuse_unserved_with_tools(request: Request, supports_tools: bool) -> None:
         fault = errors.FieldFault("job.tools", "none: this model's chat template has no place for tools")
         raise errors.invalid([fault])
     if request.logprobs:
-        raise errors.Unserved("engine llamacpp does not report log probabilities together with tools")
+        raise errors.Unserved(
+            "engine llamacpp does not report log probabilities together with tools",
+            faults=[errors.FieldFault("job.sampling.logprobs", "none together with tools")],
+        )
     if request.generated_token_ids:
         raise errors.Unserved("engine llamacpp cannot go on with an answer that may call tools; generate it anew")
 
@@ -112,6 +117,8 @@ def _message(message: Message) -> dict[str, Any]:
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments_json}}
             for call in message.tool_calls
         ]
+    if message.name:
+        body["name"] = message.name
     if message.tool_call_id:
         body["tool_call_id"] = message.tool_call_id
     return body

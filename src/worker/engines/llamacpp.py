@@ -35,6 +35,11 @@ _BATCH_TOKENS: Final[dict[bool, int]] = {False: 128, True: 512}
 """Prompt tokens read in one step, without and with a GPU. A generation can be ended between steps only, so llama.cpp's
 2,048 is too long; smaller steps than these would read prompts more slowly."""
 _ALL_LAYERS: Final = 999
+_POOLINGS: Final = (1, 2, 3)
+"""Values of a GGUF file's pooling_type that make one vector of a text: mean, first, last token. 4 is for rankings."""
+_TEXTS_AT_ONCE: Final = 8
+_VECTOR_BYTES: Final = 12 * 2**20
+"""The most of one answer's vectors: they leave in one message."""
 _KNOWN_SCHEMAS: Final = 256
 _BACKENDS: Final[dict[str, Backend]] = {"CUDA": "cuda", "ROCm": "rocm", "MTL": "metal", "Metal": "metal"}
 
@@ -69,6 +74,7 @@ class LlamaCpp:
         self._eos_token_id: int | None = None
         self._server: Any
         self._supports_tools = False
+        self._pooling = 0  # how an embedding model makes one vector of all tokens'; 0 for a model that generates
 
     def load(self) -> None:
         """Loads the model; xllamacpp holds the interpreter lock meanwhile. Raises MODEL_UNUSABLE, NO_SUCH_DEVICE."""
@@ -106,6 +112,8 @@ class LlamaCpp:
         if not self.context_length:
             known = trained if isinstance(trained, int) and trained else DEFAULT_CONTEXT_LENGTH
             self.context_length = min(known, DEFAULT_CONTEXT_LENGTH)
+        pooling = facts.get(f"{facts.get('general.architecture')}.pooling_type")
+        self._pooling = pooling if isinstance(pooling, int) and pooling in _POOLINGS else 0
         eos = facts.get("tokenizer.ggml.eos_token_id")
         self._eos_token_id = eos if isinstance(eos, int) else None
 
@@ -115,6 +123,11 @@ class LlamaCpp:
         params.n_ctx = self.context_length * self.slots
         params.n_batch = params.n_ubatch = _BATCH_TOKENS[bool(self._devices)]
         params.n_gpu_layers = self._options.gpu_layers if self._devices else 0
+        if self._pooling:
+            import xllamacpp
+
+            params.embedding, params.pooling_type = True, xllamacpp.llama_pooling_type(self._pooling)
+            params.n_batch = params.n_ubatch = self.context_length  # a text is read in one step, or not at all
         params.fit_params = False  # it would shrink the context to fit the memory without a word
         params.kv_unified = False
         params.cache_ram_mib = 0
@@ -138,9 +151,13 @@ class LlamaCpp:
         return await asyncio.to_thread(self._count, request)
 
     def _count(self, request: Request) -> int:
+        if request.texts:
+            return sum(self._length(text) for text in request.texts)
         if request.tools:
             llama_requests.refuse_unserved_with_tools(request, self._supports_tools)
-        prompt = self._templated(request) if request.messages else request.prompt
+        return self._length(self._templated(request) if request.messages else request.prompt)
+
+    def _length(self, prompt: str) -> int:
         # As llama.cpp cuts the prompt of a completion.
         return len(self._ask("/tokenize", {"content": prompt, "add_special": True, "parse_special": True})["tokens"])
 
@@ -184,6 +201,10 @@ class LlamaCpp:
 
     def _run(self, request: Request, run: _Run) -> None:
         """Runs one generation to its end, on a thread of its own."""
+        self._check_kind(request)
+        if request.texts:
+            self._embed(request.texts, run)
+            return
         body = llama_requests.settings(request, self.context_length)
         if request.tools:
             llama_requests.refuse_unserved_with_tools(request, self._supports_tools)
@@ -210,6 +231,42 @@ class LlamaCpp:
             raise reader.failure
         if not reader.ended and not run.cancelled:
             raise errors.Internal("llama.cpp broke off without an ending", "ENGINE_FAILED")
+
+    def _check_kind(self, request: Request) -> None:
+        if request.texts and not self._pooling:
+            raise errors.WrongState(
+                f"{self._model.name} generates text and makes no vectors of it; use an embedding model",
+                "NOT_AN_EMBEDDING_MODEL",
+            )
+        if self._pooling and not request.texts:
+            raise errors.WrongState(
+                f"{self._model.name} makes vectors of texts and generates none; use another model",
+                "NOT_A_GENERATING_MODEL",
+            )
+
+    def _embed(self, texts: tuple[str, ...], run: _Run) -> None:
+        """Makes a vector of each text, of length 1. A few at a time: it can be ended only between two calls."""
+        vectors: list[tuple[float, ...]] = []
+        tokens = 0
+        while len(vectors) < len(texts) and not run.cancelled:
+            some = texts[len(vectors) : len(vectors) + _TEXTS_AT_ONCE]
+            try:
+                made = self._server.handle_embeddings({"input": list(some)})
+            except ValueError as error:
+                raise errors.Invalid(f"llama.cpp refuses the request: {error}") from error
+            except RuntimeError as error:
+                raise errors.Internal(f"llama.cpp failed: {error}", "ENGINE_FAILED") from error
+            if "error" in made:
+                longest = max(map(self._length, some))  # llama.cpp tells one that is too long as a fault of its own
+                if longest > self.context_length:
+                    raise errors.prompt_too_long(longest, self.context_length)
+                raise engine_error(made["error"])
+            vectors += [tuple(one["embedding"]) for one in made["data"]]
+            if len(texts) > (most := _VECTOR_BYTES // (4 * len(vectors[0]))):
+                fault = errors.FieldFault("job.embedding.texts", f"at most {most:,} for this model, not {len(texts):,}")
+                raise errors.invalid([fault])
+            tokens += made["usage"]["prompt_tokens"]
+        run.put([Ending("stop", tokens, embeddings=tuple(vectors))])
 
     def _check_schema(self, schema: str, body: dict[str, Any], run: _Run) -> None:
         """Refuses a JSON Schema that llama.cpp cannot compile: it would log so and generate without any constraint.

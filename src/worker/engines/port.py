@@ -39,18 +39,21 @@ class Message:
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One generation: `messages`, or `prompt` when there are none. Ranges are those of the contract's Sampling.
+    """One generation: `texts` to embed, or `messages`, or `prompt` when there are none of both.
 
+    Ranges are those of the contract's Sampling.
     `max_tokens` counts the whole answer, `generated_token_ids` included; None: up to the context length.
     `repeatable`: the caller chose the seed, so the same request is to draw the same tokens again.
     """
 
     prompt: str = ""
     messages: tuple[Message, ...] = ()
+    texts: tuple[str, ...] = ()
     max_tokens: int | None = None
     temperature: float = 0.8
     top_p: float = 0.95
@@ -67,6 +70,8 @@ class Request:
     grammar: str = ""
     tools: tuple[Tool, ...] = ()
     tool_choice: str = ""
+    parallel_tool_calls: bool = True
+    logit_bias: tuple[tuple[int, float], ...] = ()
     generated_token_ids: tuple[int, ...] = ()
 
 
@@ -103,13 +108,17 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Why a generation ended, and what its prompt took; the last item an engine yields."""
+    """Why a generation ended, and what its prompt took; the last item an engine yields.
+
+    `embeddings`: one vector for each text that was to be embedded; such a request gets no pieces.
+    """
 
     finish: Finish
     prompt_tokens: int
     cached_prompt_tokens: int = 0
     prompt_eval_s: float = 0.0
     stop_sequence: str = ""
+    embeddings: tuple[tuple[float, ...], ...] = ()
 
 
 class Engine(Protocol):
@@ -129,7 +138,8 @@ class Engine(Protocol):
         """Yields pieces, then one `Ending`. Closing it ends the generation and returns when its slot is free.
 
         At most `slots` run at once; the caller sees to that. Raises `Invalid` for what the model cannot be asked,
-        `Unserved` for what the engine does not do, `Internal` ENGINE_FAILED when it broke.
+        `WrongState` NOT_AN_EMBEDDING_MODEL or NOT_A_GENERATING_MODEL for one of the other kind, `Unserved` for what the
+        engine does not do, `Internal` ENGINE_FAILED when it broke.
         """
         ...
 

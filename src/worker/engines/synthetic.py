@@ -53,7 +53,8 @@ class Synthetic:
 
     async def count_tokens(self, request: Request) -> int:
         """Returns the number of words."""
-        return len(("\n".join(message.content for message in request.messages) or request.prompt).split())
+        said = (*request.texts, *(message.content for message in request.messages), request.prompt)
+        return len("\n".join(said).split())
 
     async def generate(self, request: Request) -> AsyncGenerator[Piece | Ending, None]:
         """Yields one piece per token, each when it is due; the same request always gets the same answer."""
@@ -79,12 +80,17 @@ class Synthetic:
 
     def _refuse_unserved(self, request: Request) -> None:
         asked = {
+            "embedding": request.texts,
             "output_format": request.json_schema or request.grammar,
             "tools": request.tools,
             "sampling.logprobs": request.logprobs,
+            "sampling.logit_bias": request.logit_bias,
         }
         if names := [name for name, value in asked.items() if value]:
-            raise errors.Unserved(f"the synthetic engine does not serve {', '.join(names)}: use engine llamacpp")
+            raise errors.Unserved(
+                f"the synthetic engine does not serve {', '.join(names)}: use engine llamacpp",
+                faults=[errors.FieldFault(f"job.{name}", "not served by the synthetic engine") for name in names],
+            )
 
 
 def _answer(count: int, stop: tuple[str, ...]) -> tuple[list[str], str]:

@@ -62,10 +62,8 @@ def check_go(folder: Path) -> None:
 
 def check_typescript(folder: Path) -> None:
     """Generates the TypeScript client into `folder` and compiles it with a program that streams an answer."""
-    require("node", "--version", (20, 0), "apt-get install nodejs npm (20 or newer)")
-    require("npm", "--version", (9, 0), "apt-get install npm")
     shutil.copytree(CLIENTS / "typescript", folder, dirs_exist_ok=True)
-    (folder / "node_modules").symlink_to(node_modules())
+    (folder / "node_modules").symlink_to(node_modules(CLIENTS / "typescript"))
     generate(folder, {})
     run("node", "node_modules/typescript/bin/tsc", cwd=folder)
 
@@ -82,9 +80,11 @@ def grpcurl() -> Path:
     return built
 
 
-def node_modules() -> Path:
-    """Returns the folder of the locked packages, installed once per lock file."""
-    lock = (CLIENTS / "typescript" / "package-lock.json").read_bytes()
+def node_modules(locked: Path) -> Path:
+    """Returns the folder of a folder's locked packages, installed once per lock file."""
+    require("node", "--version", (20, 0), "apt-get install nodejs npm (20 or newer)")
+    require("npm", "--version", (9, 0), "apt-get install npm")
+    lock = (locked / "package-lock.json").read_bytes()
     installed = cache_dir() / f"node-{hashlib.sha256(lock).hexdigest()[:16]}"
     if not installed.exists():
         installed.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def node_modules() -> Path:
             package = Path(folder) / "package"
             package.mkdir()
             for name in ("package.json", "package-lock.json", ".npmrc"):
-                shutil.copy(CLIENTS / "typescript" / name, package)
+                shutil.copy(locked / name, package)
             run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", cwd=package)
             # A rename is all or nothing: an interrupted install is never taken for a whole one.
             package.rename(installed)

@@ -1,0 +1,1 @@
+"""The queen over HTTP: what OpenAI's clients speak, and whether she is well."""
