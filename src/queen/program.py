@@ -56,7 +56,7 @@ from wire.server import Server
 
 log = logging.getLogger(__name__)
 
-DRAIN_S: Final = 30.0
+DRAIN_S = 30.0
 """How long streams may finish when the queen is told to stop (architecture.md section 2)."""
 
 
