@@ -76,7 +76,7 @@ async def run(settings: Settings, sources: Sources) -> None:
     if settings.http:
         _check_exposure(settings.http, "--http 127.0.0.1:7834")
     _check_mode(settings)
-    policy = await read_checked(Path(settings.policy)) if settings.policy and settings.scheduler == "policy" else None
+    policy = await read_checked(Path(settings.policy)) if settings.policy else None
     store = await open_in_time(
         settings.database_url,
         sources.clock,
@@ -134,6 +134,11 @@ def _check_mode(settings: Settings) -> None:
         raise errors.Invalid(
             "--policy and --mode platform exclude each other: there the built-in policy alone decides; leave one out",
             "PLATFORM_MODE",
+        )
+    if settings.scheduler == "simple" and settings.policy:
+        raise errors.Invalid(
+            "--policy and --scheduler simple exclude each other: there no policy decides; leave one out",
+            "NO_POLICIES_RUN",
         )
 
 

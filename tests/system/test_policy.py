@@ -132,7 +132,13 @@ def test_a_queen_does_not_start_with_a_policy_that_is_no_good(name, text, said, 
 def test_a_queen_says_which_policy_file_is_not_there(tmp_path):
     queen = Queen(tmp_path, "--policy", str(tmp_path / "none.lua"))
     assert queen.launch().wait(60) == 64
-    assert f"the policy {tmp_path}/none.lua cannot be read: " in queen.log
+    assert f"the policy {tmp_path}/none.lua cannot be read: No such file" in queen.log
+
+
+def test_a_policy_and_no_policies_exclude_each_other(tmp_path):
+    queen = Queen(tmp_path, "--scheduler", "simple", "--policy", str(tmp_path / "none.lua"))
+    assert queen.launch().wait(60) == 64
+    assert "--policy and --scheduler simple exclude each other" in queen.log
 
 
 SLEEPY = """

@@ -29,7 +29,8 @@ async def read_checked(file: Path) -> Source:
     try:
         text = await asyncio.to_thread(file.read_text, "utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise errors.Invalid(f"the policy {file} cannot be read: {error}", "POLICY_UNREADABLE") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise errors.Invalid(f"the policy {file} cannot be read: {why}", "POLICY_UNREADABLE") from error
     if faults := check.size_faults(**{str(file): text}):
         raise errors.invalid(faults, "policy")
     checked = await check.check(text, file.name)
