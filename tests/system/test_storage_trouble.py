@@ -219,7 +219,7 @@ def postgres():
         yield server
 
 
-async def test_a_server_that_goes_away_for_four_seconds_costs_nothing_that_was_acknowledged(postgres, tmp_path):
+async def test_a_server_that_goes_away_for_ten_seconds_costs_nothing_that_was_acknowledged(postgres, tmp_path):
     with running_queen(tmp_path, "--database", postgres.database("away")) as queen:
         spawn_synthetic(queen)
         async with rbee.connect(queen.address) as client:
@@ -236,7 +236,7 @@ async def test_a_server_that_goes_away_for_four_seconds_costs_nothing_that_was_a
                 await submitting.until(lambda: len(submitting.acknowledged) >= 50)
                 await asyncio.to_thread(postgres.stop)
                 gone_at = time.monotonic()
-                while time.monotonic() < gone_at + 4:
+                while time.monotonic() < gone_at + 10:
                     assert await infer(client), "callers who wait for their tokens do not notice"
                     await asyncio.sleep(0.2)
                 before = len(submitting.acknowledged)
