@@ -107,7 +107,7 @@ def test_a_quota_of_jobs_makes_them_wait_and_they_are_told_why(place):
     queen, channel = place
     spawn(channel, slots=4, tokens_per_second=40)
     create(channel, "lab", max_concurrent_jobs=1)
-    first, second = hand_in(channel, job_of("lab", 40), job_of("lab", 2))
+    first, second = hand_in(channel, job_of("lab", 4000), job_of("lab", 2))
     (other,) = hand_in(channel, job_of("", 1))
     jobs = job_service_pb2_grpc.JobServiceStub(channel)
 
@@ -121,6 +121,7 @@ def test_a_quota_of_jobs_makes_them_wait_and_they_are_told_why(place):
     assert "policy platform" in told
     assert "left it waiting: tenant lab runs 1 of 1 jobs" in told
     assert "it would start at once had tenant lab room for one more running job" in told
+    jobs.Cancel(job_service_pb2.JobServiceCancelRequest(job_id=first), timeout=10)
     wait_for(lambda: state(second) == job_pb2.JOB_STATE_COMPLETE, "its turn comes")
     explained = json.loads(rbee(queen, "why", second, "--json").stdout)
     assert [one["action"] for one in explained["decisions"]] == ["DECISION_ACTION_WAIT", "DECISION_ACTION_DISPATCH"]
