@@ -68,6 +68,7 @@ def nothing_is_left(web):
     wait_for(lambda: slots_taken(web) == 0, "all slots are free")
     asyncio.run(all_at_rest(web))
     assert "Traceback" not in web.log
+    assert " ERROR " not in web.log
 
 
 async def all_at_rest(web):

@@ -354,6 +354,17 @@ async def test_a_job_cancelled_by_somebody_else_ends_the_stream_with_why(web, cl
         assert caught.value.code == "job_cancelled"
 
 
+async def test_when_one_choice_of_a_stream_fails_the_others_end_too(web, client, slow):
+    async with rbee.connect(web.address) as queen:
+        stream = chat(client, model=slow, stream=True, n=2)
+        first, second = stream.response.headers["x-rbee-job"].split(", ")
+        await queen.cancel(second)
+        with pytest.raises(openai.APIError, match="was cancelled"):
+            list(stream)
+        await asyncio.to_thread(wait_for, lambda: slots_taken(web) == 0, "all slots are free")
+        assert (await queen.get_job(first)).state == job_pb2.JOB_STATE_CANCELLED
+
+
 async def test_forty_at_once_all_get_the_right_answer(web):
     async with openai.AsyncOpenAI(base_url=f"http://{web.http}/v1", api_key="any", max_retries=0) as client:
         answers = await asyncio.gather(*(chat(client, max_tokens=20) for _ in range(40)))

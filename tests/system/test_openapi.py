@@ -24,7 +24,7 @@ def test_what_is_asked_is_answered_as_the_document_says(web, tmp_path):
     said = subprocess.run(
         [
             Path(sys.executable).parent / "schemathesis",
-            *("run", url, "--exclude-checks", LEFT_OUT, "--max-examples", "25", "--seed", "1"),
+            *("run", url, "--exclude-checks", LEFT_OUT, "--max-examples", "10", "--seed", "1"),
             *("--phases", "coverage,fuzzing", "--request-timeout", "20", "--no-color"),
         ],
         cwd=tmp_path,

@@ -55,6 +55,18 @@ def test_all_bad_fields_are_told_at_once():
         (job_pb2.JobSpec(model="m", prompt="p", tools=[generation_pb2.Tool(name="t")]), "job.tools"),
         (job_pb2.JobSpec(model="m", prompt="p" * (4 * 2**20 + 1)), "job.prompt"),
         (job_pb2.JobSpec(model="m", prompt="p", session_id="s" * 257), "job.session_id"),
+        (good(logit_bias={7: 100.5}), "job.sampling.logit_bias[7]"),
+        (good(logit_bias=dict.fromkeys(range(1025), 1.0)), "job.sampling.logit_bias"),
+        (job_pb2.JobSpec(model="m", prompt="p", tool_choice="required"), "job.tool_choice"),
+        (
+            job_pb2.JobSpec(
+                model="m",
+                chat=generation_pb2.ChatInput(messages=[generation_pb2.ChatMessage(role=2, name="é" * 33)]),
+                tools=[generation_pb2.Tool(name="t")],
+                tool_choice="t",
+            ),
+            "job.chat.messages[0].name",
+        ),
         (job_pb2.JobSpec(model="m", prompt="p", labels={"k": "v" * 257}), "job.labels[k]"),
     ],
 )

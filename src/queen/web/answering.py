@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -24,12 +25,15 @@ from rbee.v1 import inference_service_pb2
 from wire import errors, telemetry
 from wire.clock import Clock
 
+log = logging.getLogger(__name__)
+
 InferResponse = inference_service_pb2.InferResponse
 Reader = Callable[[Mapping[str, Any], Scope], Asked]
 
 _HOLE: Final = "\0"
 """Where a chunk's text goes: JSON never holds this character but in a text, as six others."""
 _HOLE_JSON: Final = b'"\\u0000"'
+_OTHER_FAILED: Final = "another choice of its request failed"
 _DONE: Final = b"data: [DONE]\n\n"
 _STREAM: Final = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
 
@@ -63,13 +67,13 @@ class Answering:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         asked = self._read(await caller.read_json(scope, receive, self._desk.body_bytes), scope)
-        metadata = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in scope["headers"]]
-        token = otel_context.attach(telemetry.extract(metadata))
+        token = otel_context.attach(telemetry.extract(_trace_headers(scope)))
         try:
             with telemetry.tracer().start_as_current_span(telemetry.SPAN_INFER, kind=trace.SpanKind.SERVER):
                 await caller.while_connected(receive, self._answer(asked, send))
         except SlowReader:
             server.abort(scope)
+            await receive()  # returns when the connection is gone
         finally:
             otel_context.detach(token)
 
@@ -91,15 +95,17 @@ class Answering:
                 live = await self._desk.intake.accept(spec, "", detached=False, deadline_s=deadline_s)
                 lives.append(live)
             yield lives
+            self._end(lives, _OTHER_FAILED)  # where that was told at the end of a stream
         except asyncio.CancelledError:
             for live in lives:
                 self._desk.callers.went(live)
             raise
         except SlowReader:
+            log.warning("the caller of %s does not read what it writes", ", ".join(live.job.id for live in lives))
             self._end(lives, f"its caller did not read what it wrote for {self._desk.patience_s:g} s")
             raise
         except Exception:
-            self._end(lives, "another choice of its request failed")
+            self._end(lives, _OTHER_FAILED)
             raise
 
     def _end(self, lives: list[LiveJob], why: str) -> None:
@@ -237,6 +243,11 @@ class _Stream:
                 await self._send({"type": "http.response.body", "body": body, "more_body": not last})
         except TimeoutError:
             raise SlowReader from None
+
+
+def _trace_headers(scope: Scope) -> list[tuple[str, str]]:
+    wanted = (b"traceparent", b"tracestate")
+    return [(key.decode(), value.decode("latin-1")) for key, value in scope["headers"] if key in wanted]
 
 
 def _event(body: styles.Json) -> bytes:

@@ -48,7 +48,7 @@ class HttpServer:
             bound.close()
             raise errors.WrongState(
                 f"queen-rbee cannot serve HTTP on {host} port {port}: it is in use or not this machine's. "
-                f"Stop what uses it, or choose another with --http {host}:PORT, or none with --http off",
+                f"Stop what uses it, choose another with --http {host}:PORT (RBEE_QUEEN_HTTP), or none with --http off",
                 "PORT_IN_USE",
             ) from error
         self._socket = bound
