@@ -54,6 +54,10 @@ class Journal:
     def save_output(self, job_id, _, frames):
         self.rows["outputs"][job_id] = list(frames)
 
+    async def get_output(self, job_id):
+        frames = self.rows["outputs"].get(job_id)
+        return None if frames is None else (events.sequence_of(frames[0]), frames)
+
     def drop_output(self, job_id):
         self.rows["outputs"].pop(job_id, None)
 
