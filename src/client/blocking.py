@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar, Unpack
 from client.answer import Answer, Piece
 from client.client import DEFAULT_ADDRESS, Client
 from client.job import JobOptions
-from rbee.v1 import event_pb2, hive_pb2, job_pb2, job_service_pb2, model_pb2, worker_pb2
+from rbee.v1 import event_pb2, hive_pb2, job_pb2, job_service_pb2, model_pb2, trace_pb2, trace_service_pb2, worker_pb2
 
 Item = TypeVar("Item")
 
@@ -153,6 +153,14 @@ class SyncClient:
     def explain(self, job_id: str) -> job_service_pb2.JobServiceExplainResponse:
         """Returns in words why a job ran where and when it did, or why it still waits."""
         return self._loop.wait(self._client.explain(job_id))
+
+    def trace(self, job_id: str) -> list[trace_pb2.Span]:
+        """Returns what was done for a job in all programs, by when it began."""
+        return self._loop.wait(self._client.traces.get(job_id))
+
+    def slowest_traces(self) -> Iterator[trace_service_pb2.TraceSummary]:
+        """Yields jobs at rest whose traces are kept, those first that waited longest for their first token."""
+        return self._loop.each(self._client.traces.slowest())
 
     def cancel(self, job_id: str) -> job_pb2.Job:
         """Cancels a job and returns it."""

@@ -40,6 +40,11 @@ def _count(text: str) -> int | None:
     return int(text)
 
 
+def _most(text: str) -> int:
+    """Reads a number of things."""
+    return _count(text) or 0
+
+
 KEYS: Final = (
     Key("listen", "RBEE_QUEEN_LISTEN", address, "127.0.0.1:7833", "where to serve gRPC", "HOST:PORT"),
     Key("database", "RBEE_DATABASE", str, "", "URL of the database; empty: SQLite in the data directory", "URL"),
@@ -56,6 +61,7 @@ KEYS: Final = (
     Key("policy_record", "RBEE_POLICY_RECORD", str, "", "file that gets all a policy is told and answers", "FILE"),
     Key("keep_jobs", "RBEE_KEEP_JOBS", seconds_or_zero, "7d", "how long finished jobs are kept; 0: for ever", "TIME"),
     Key("keep_requests", "RBEE_KEEP_REQUESTS", switch, "0", "keep prompts as long as their jobs", flag=True),
+    Key("traces", "RBEE_TRACES", _most, "1000", "recent traces kept in memory for rbee trace; 0: none", "N"),
     Key("mode", "RBEE_MODE", one_of("home", "lab", "platform"), "home",
         "who shares the machines: one household, a lab, or tenants of a platform", "NAME"),
     Key("queue_capacity", "RBEE_QUEUE_CAPACITY", _count, "",
@@ -93,6 +99,7 @@ class Settings:
     scheduler: str
     keep_jobs: float
     keep_requests: bool
+    traces: int
     mode: str
     queue_capacity: int | None
     limits: LimitRules

@@ -9,17 +9,17 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from queen.config import Settings
 from queen.core import admission
-from queen.core.model import HiveState, Worker
+from queen.core.model import Worker
 from queen.core.tenants import day_of
 from queen.dispatch.callers import Callers
 from queen.dispatch.dispatcher import JobDispatcher
 from queen.dispatch.positions import Positions
 from queen.dispatch.reconcile import Reconciler
 from queen.dispatch.recovery import Recovery
+from queen.dispatch.silence import Silence
 from queen.links.hives import HiveLinks
 from queen.links.workers import CANCEL_TIMEOUT_S, WorkerLinks
 from queen.policy import platform
@@ -31,7 +31,7 @@ from queen.policy.sandbox.record import FlightRecord
 from queen.policy.versions import MODE_PLATFORM, Policies
 from queen.provision.hives import LocalHives
 from queen.provision.workers import WorkerStarts
-from queen.registry.cluster import DEGRADED_AFTER_S, OFFLINE_AFTER_S, Cluster
+from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable
 from queen.registry.tenants import TenantTable
 from queen.scheduler.cycle import SchedulingCycle
@@ -48,12 +48,18 @@ from queen.services.prompts import Prompts
 from queen.services.simulations import Simulations
 from queen.services.telemetry import TelemetryService
 from queen.services.tenants import TenantService
+from queen.services.traces import TraceService
 from queen.services.workers import WorkerService
 from queen.storage.retention import Retention
 from queen.storage.store import SqlStore, open_in_time
+from queen.traces.collector import Collector
+from queen.traces.job_spans import QUEEN, JobSpans
+from queen.traces.kept import Traces
 from wire import channel, errors
 from wire.clock import Clock
+from wire.sampling import Sampler
 from wire.server import Server
+from wire.spans import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -61,18 +67,19 @@ DRAIN_S = 30.0
 """How long streams may finish when the queen is told to stop (architecture.md section 2)."""
 
 
-STOPPED_S: Final = 1.0
-"""A timer that fires this late means that the queen did not run in between."""
-
-
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What makes one run differ from another: time and chance. `new_id` returns "<prefix>-<random>"."""
+    """What makes one run differ from another: time and chance. `new_id` returns "<prefix>-<random>".
+
+    `collector`: where spans are exported to; `sampler`: which.
+    """
 
     clock: Clock
     new_id: Callable[[str], str]
     jitter: Callable[[], float]
     instance_id: str
+    sampler: Sampler
+    collector: Collector | None = None
 
 
 async def run(settings: Settings, sources: Sources) -> None:
@@ -103,7 +110,7 @@ async def run(settings: Settings, sources: Sources) -> None:
             async with asyncio.TaskGroup() as group:
                 queen = await _Queen.build(settings, sources, store, group)
                 retention = Retention(store, settings.keep_jobs, sources.clock)
-                runs = [queen.cycle.run(), queen.positions.run(), queen.watch_silence(), retention.run()]
+                runs = [queen.cycle.run(), queen.positions.run(), queen.silence.run(), retention.run()]
                 if queen.policy_files is not None:
                     runs.append(queen.policy_files.run())
                 tasks = [group.create_task(run) for run in runs]
@@ -149,11 +156,14 @@ class _Queen:
         self._clock = clock
         self._store = store
         self._woken = asyncio.Event()
-        self._heard = asyncio.Event()
         self.cluster = Cluster(self._wake, store.save_hive)
         self.tenants = TenantTable(store, self.cluster.get_worker)
-        self.jobs = JobTable(store, self._woken.set, self.tenants)
-        self._worker_links, self._hive_links = WorkerLinks(), HiveLinks()
+        self._traces = Traces(settings.traces, sources.collector.add if sources.collector else None)
+        recorder = Recorder(QUEEN, clock, self._traces.add, roots=sources.sampler)
+        self._spans = JobSpans(recorder, on=self._traces.on)
+        self.jobs = JobTable(store, self._woken.set, self.tenants, self._spans.moved)
+        self._worker_links = WorkerLinks(self._traces.add_sent)
+        self._hive_links = HiveLinks(self._traces.add_sent)
         self._dispatcher = JobDispatcher(
             jobs=self.jobs,
             cluster=self.cluster,
@@ -163,6 +173,7 @@ class _Queen:
             abandon=self._abandon,
             group=group,
         )
+        self.silence = Silence(self.cluster, clock, self._dispatcher.hive_lost)
         self._recovery = Recovery(jobs=self.jobs, dispatcher=self._dispatcher, clock=clock, wake=self._woken.set)
         self._callers = Callers(self._dispatcher.cancel, self._recovery.caller_is_back)
         self._reconciler = Reconciler(
@@ -182,6 +193,7 @@ class _Queen:
             clock=clock,
             new_id=new_id,
             group=group,
+            recorder=recorder,
         )
         self._sandbox: PolicyHost | None = None
         self._scheduler = self._make_scheduler(settings, group)
@@ -201,6 +213,7 @@ class _Queen:
             new_id=new_id,
             woken=self._woken,
             tenants=self.tenants,
+            decided=self._spans.decided,
         )
         self.positions = Positions(self.jobs, clock)
         self._models = Models(self.cluster, self._hive_links, clock)
@@ -217,6 +230,7 @@ class _Queen:
             last_order=last_order,
             capacity=admission.capacity(settings.mode, settings.queue_capacity),
             shared=self.tenants,
+            spans=self._spans,
         )
         self._group = group
         self._settings = settings
@@ -309,6 +323,7 @@ class _Queen:
             "WorkerService",
             WorkerService(cluster=self.cluster, starts=self._starts, models=self._models, clock=clock),
         )
+        serve("TraceService", TraceService(self._traces, self._spans, self.jobs, self._store))
         serve("TenantService", TenantService(self.tenants, self._store, clock))
         serve("ModelService", ModelService(self.cluster, self._models))
         serve(
@@ -336,27 +351,6 @@ class _Queen:
         await self._server.start()
         log.info("serves on %s:%d, data in %s", host, port, self._settings.data_dir)
 
-    async def watch_silence(self) -> None:
-        """Degrades hives that stay silent, when their time comes."""
-        awake = 0.0
-        while True:
-            self._heard.clear()
-            due = self.cluster.next_silence()
-            delay = None if due is None else max(0.0, max(due, awake + DEGRADED_AFTER_S) - self._clock.now())
-            expected = self._clock.monotonic() + (delay or 0.0)
-            try:
-                async with asyncio.timeout(delay):
-                    await self._heard.wait()
-            except TimeoutError:
-                if self._clock.monotonic() > expected + STOPPED_S:
-                    # The queen herself was stopped: what the hives sent meanwhile has yet to be read.
-                    awake = self._clock.now()
-                    continue
-                for hive in self.cluster.expire(self._clock.now()):
-                    log.warning("hive %s is %s: silent since its last report", hive.id, hive.state)
-                    if hive.state is HiveState.OFFLINE:
-                        self._dispatcher.hive_lost(hive.id, OFFLINE_AFTER_S / 2)
-
     async def stop(self, hurry: asyncio.Event) -> None:
         """Stops admitting, lets streams finish, stops her hives, ends all calls."""
         log.info("stopping: no new jobs; %d in progress", sum(1 for _ in self.jobs.alive()))
@@ -379,6 +373,8 @@ class _Queen:
         await self._hive_links.close()
         if self._sandbox is not None:
             await self._sandbox.close()
+        if self._sources.collector is not None:
+            await self._sources.collector.close()
 
     async def _drain(self, hurry: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
@@ -395,4 +391,4 @@ class _Queen:
 
     def _wake(self) -> None:
         self._woken.set()
-        self._heard.set()
+        self.silence.heard.set()

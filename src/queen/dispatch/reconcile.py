@@ -83,7 +83,7 @@ class Reconciler:
         if not generation.ended and self._cluster.slots_available(worker.id) > 0:
             self._cluster.reserve(worker.id, live.job.id)
         self._dispatcher.adopt(live, worker)
-        log.info("taken over from worker %s", worker.id, extra={"job_id": live.job.id})
+        log.info("taken over from worker %s", worker.id, extra=live.job.facts)
 
 
 def _was_given(live: LiveJob, worker: Worker, generation: KnownGeneration) -> bool:

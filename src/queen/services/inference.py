@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import grpc
-from opentelemetry import trace
 
 from queen.dispatch.callers import LONGEST_GRACE_S, Callers
 from queen.links import events
@@ -14,7 +13,7 @@ from queen.registry.jobs import JobTable, LiveJob
 from queen.services.intake import Intake
 from queen.services.tenants import named_by
 from rbee.v1 import inference_service_pb2, inference_service_pb2_grpc
-from wire import errors, telemetry
+from wire import errors
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -29,10 +28,9 @@ class InferenceService(inference_service_pb2_grpc.InferenceServiceServicer):
 
     async def Infer(self, request: inference_service_pb2.InferRequest, context: Context) -> None:
         """Runs one job and streams its events."""
-        with telemetry.tracer().start_as_current_span(telemetry.SPAN_INFER, kind=trace.SpanKind.SERVER):
-            live = await self._live(request, context.time_remaining(), named_by(context))
-            self._jobs.follow(live)
-            await attend(live, self._callers, context, events.job_id_frame(live.job.id))
+        live = await self._live(request, context.time_remaining(), named_by(context))
+        self._jobs.follow(live)
+        await attend(live, self._callers, context, events.job_id_frame(live.job.id))
 
     async def _live(
         self, request: inference_service_pb2.InferRequest, deadline_s: float | None, tenant_id: str

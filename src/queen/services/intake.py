@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
+from functools import wraps
+from typing import Concatenate, ParamSpec
 
 from google.protobuf.duration_pb2 import Duration
-from opentelemetry import context as otel_context
-from opentelemetry import trace
 
 from queen.core import admission, tenants
 from queen.core.limits import LimitRules, Wanted, resolve
@@ -22,6 +22,7 @@ from queen.registry.jobs import JobTable, LiveJob
 from queen.registry.tenants import TenantTable
 from queen.services.asks import asks_of
 from queen.services.prompts import Prompts
+from queen.traces.job_spans import JobSpans
 from rbee.v1 import job_pb2
 from wire import errors, telemetry, validation
 from wire.clock import Clock
@@ -87,6 +88,28 @@ class Models:
             )
 
 
+Asked = ParamSpec("Asked")
+
+
+def _traced(
+    accept: Callable[Concatenate[Intake, job_pb2.JobSpec, Asked], Awaitable[LiveJob]],
+) -> Callable[Concatenate[Intake, job_pb2.JobSpec, Asked], Awaitable[LiveJob]]:
+    """Records how long a job is looked at, and that it is let in or not."""
+
+    @wraps(accept)
+    async def recorded(intake: Intake, spec: job_pb2.JobSpec, /, *asked: Asked.args, **wanted: Asked.kwargs) -> LiveJob:
+        begun_ns = intake.spans.now_ns()
+        try:
+            live = await accept(intake, spec, *asked, **wanted)
+        except errors.RbeeError as error:
+            intake.spans.refused(spec.model, begun_ns, error)
+            raise
+        intake.spans.admitted(live, begun_ns)
+        return live
+
+    return recorded
+
+
 class Intake:
     """The queen's door. Closed while she stops. `capacity`: jobs of one class that may wait, 0 for any number."""
 
@@ -105,6 +128,7 @@ class Intake:
         last_order: int,
         capacity: int,
         shared: TenantTable,
+        spans: JobSpans,
     ) -> None:
         self._jobs = jobs
         self._models = models
@@ -118,6 +142,7 @@ class Intake:
         self._order = last_order
         self._capacity = capacity
         self._tenants = shared
+        self.spans = spans
         self._open = True
         self._unasked: dict[str, StageLimits] = {}  # model -> limits of restored jobs that ask for none: nearly all
 
@@ -145,6 +170,7 @@ class Intake:
         alive = {one: live for one in asked if (live := self._jobs.find(one)) is not None}
         return {**await self._store.find_jobs(asked - alive.keys()), **alive}
 
+    @_traced
     async def accept(
         self,
         spec: job_pb2.JobSpec,
@@ -167,14 +193,14 @@ class Intake:
         if faults := validation.job_faults(spec, longest_s=self._limits.most_s):
             raise errors.invalid(faults, "job")
         tenant_id = self._tenants.get(spec.tenant_id or tenant_id or tenants.DEFAULT).id
-        with telemetry.tracer().start_as_current_span(telemetry.SPAN_ADMISSION):
-            model_ref = await self._models.resolve(spec.model)
-            await self._prompts.check(spec, model_ref)
+        model_ref = await self._models.resolve(spec.model)
+        await self._prompts.check(spec, model_ref)
         if not self._open:
             raise errors.Unreachable("the queen is stopping", "QUEEN_STOPPING", retry_after_s=5.0)
         if (same := self._jobs.find(request_id)) is not None:
             return same  # asked for again while its prompt was measured
         limits = self._stage_limits(spec, model_ref, None if detached else deadline_s)
+        trace, parent_span, sampled = self.spans.joined()
         job = _job(
             spec,
             job_id=self._new_id("job"),
@@ -185,18 +211,19 @@ class Intake:
             now=self._clock.now(),
             detached=detached,
             timeout_s=limits.total_s,
+            trace_id=telemetry.trace_hex(trace),
         )
         # No await from here on: whoever is let in has joined the queue before the next one asks.
         self._admit(job, limits)
         self._order = job.order
-        trace.get_current_span().set_attribute("rbee.job.id", job.id)
         live = LiveJob(
             job,
             spec.SerializeToString(),
-            context=otel_context.get_current(),
             limits=limits,
             grace_s=grace_s,
             prefix=tuple(received),
+            parent_span=parent_span,
+            sampled=sampled,
         )
         self._jobs.add(live)
         live.position_told = self._jobs.position(job.id, job.submit_time)
@@ -237,7 +264,7 @@ class Intake:
             limits = replace(limits, total_s=job.timeout_s)
         tenant_id = job.tenant_id or tenants.DEFAULT
         queued = replace(job, state=JobState.QUEUED, tenant_id=tenant_id, asks=asks_of(asked))
-        return LiveJob(queued, spec, limits=limits)
+        return LiveJob(queued, spec, limits=limits, sampled=self.spans.samples(job.trace_id))
 
     def _stage_limits(self, spec: job_pb2.JobSpec, model_ref: str, caller_s: float | None) -> StageLimits:
         timeouts = spec.timeouts
@@ -268,6 +295,7 @@ def _job(
     now: float,
     detached: bool,
     timeout_s: float,
+    trace_id: str,
 ) -> Job:
     return Job(
         id=job_id,
@@ -284,6 +312,6 @@ def _job(
         detached=detached,
         no_failover=spec.no_failover,
         timeout_s=timeout_s,
-        trace_id=telemetry.trace_id(),
+        trace_id=trace_id,
         asks=asks_of(spec),
     )
