@@ -227,7 +227,7 @@ def test_the_keeper_draws_what_the_queen_has_kept_though_the_collector_is_gone(t
         assert forgotten.returncode != 0
         assert "not kept any more" in forgotten.stderr
         assert "there is no job job-no" in keeper(queen, "trace", "job-no").stderr
-        assert keeper(queen, "trace").returncode == 64
+        assert keeper(queen, "trace").returncode == 2
     assert queen.log.count("traces are not exported") == 1
     assert "opentelemetry" not in queen.log.lower()
     assert "hexagons" not in queen.log

@@ -121,9 +121,7 @@ def readable(span: Span, service: str) -> ReadableSpan:
 @lru_cache(maxsize=1024)
 def _resource(service: str, instance: str) -> Resource:
     """Returns who recorded a span, with what OTEL_RESOURCE_ATTRIBUTES adds to all."""
-    who = {"service.name": service, "service.version": version("rbee")}
-    if instance:
-        who["service.instance.id"] = instance
+    who = {"service.name": service, "service.version": version("rbee"), "service.instance.id": instance or service}
     return _common().merge(Resource(who))
 
 
