@@ -146,6 +146,8 @@ async def test_an_attempt_after_a_lost_worker_follows_from_the_one_before(watche
         spans = receiver.trace(job.trace_id, ["rbee.infer", "rbee.generate"])
         for one in (worker, other):
             await client.stop_worker(one.id, force=True)
+    (logged,) = [line for line in watched.log.splitlines() if "attempt 1 failed" in line]
+    assert f"job_id={job.id} trace_id={job.trace_id}" in logged
     first, second = named(spans, "rbee.attempt")
     assert (first.status.code, facts(first)["error.type"]) == (2, "WORKER_LOST")
     assert second.status.code == 0

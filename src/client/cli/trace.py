@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,6 +29,9 @@ def trace(
     ] = False,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Most jobs of --last-slow.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print the spans, or the jobs, as a JSON array.")] = False,
+    svg: Annotated[
+        Path | None, typer.Option("--svg", dir_okay=False, help="Draw it into this file instead, as a picture.")
+    ] = None,
 ) -> None:
     """Draws what was done for a job, in which program, when and for how long.
 
@@ -46,10 +50,14 @@ def trace(
     if as_json:
         print_json_messages(spans)
         return
-    from client.render.trace import WIDTH, table
+    from client.render.trace import WIDTH, picture, table
 
+    now = SystemClock().now()
+    if svg is not None:
+        svg.write_text(picture(spans, now, f"rbee trace {job_id}"), "utf-8")
+        return
     screen = console()
-    screen.print(table(spans, SystemClock().now(), screen.width if screen.is_terminal else WIDTH))
+    screen.print(table(spans, now, screen.width if screen.is_terminal else WIDTH))
 
 
 def _show_slow(ctx: typer.Context, limit: int, *, as_json: bool) -> None:

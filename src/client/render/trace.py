@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 WIDTH: Final = 80
 """Columns of a trace where there is no terminal that says how many."""
+PICTURE_WIDTH: Final = 110
 _BAR: Final = 22
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 _COLOURS: Final = {"rbee": "cyan", "queen-rbee": "yellow", "rbee-hive": "magenta", "llm-worker-rbee": "green"}
@@ -88,6 +89,17 @@ def table(spans: Sequence[trace_pb2.Span], now: float, width: int) -> Table:
             Text(_says(line.span), "red" if line.span.error else "dim"),
         )
     return drawn
+
+
+def picture(spans: Sequence[trace_pb2.Span], now: float, title: str) -> str:
+    """Returns the tree as the text of an SVG file, in colour."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    screen = Console(file=StringIO(), record=True, width=PICTURE_WIDTH, force_terminal=True, color_system="truecolor")
+    screen.print(table(spans, now, PICTURE_WIDTH))
+    return screen.export_svg(title=title)
 
 
 def _bar(line: Line, colour: str) -> Text:

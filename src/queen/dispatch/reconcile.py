@@ -74,7 +74,11 @@ class Reconciler:
         if live is not None and live.held and not live.job.resting and _was_given(live, worker, generation):
             self._take_over(live, worker, generation)
         elif not generation.ended and not (live is not None and _runs(live, worker)):
-            log.info("worker %s still runs a job that is not its own any more; it is ended", worker.id)
+            log.info(
+                "worker %s still runs a job that is not its own any more; it is ended",
+                worker.id,
+                extra={"job_id": generation.job_id},
+            )
             await self._links.cancel(worker, generation.job_id)
 
     def _take_over(self, live: LiveJob, worker: Worker, generation: KnownGeneration) -> None:

@@ -242,7 +242,7 @@ class WorkerStarts:
                     self._cluster.set_hive_state(hive.id, HiveState.DEGRADED)
                 self._cluster.forget_worker(spec.worker_id)
                 raise
-        log.info("worker %s is ready on %s", spec.worker_id, hive.id)
+            log.info("worker %s is ready on %s", spec.worker_id, hive.id)
 
     def _start_failed(self, start: _Start, error: errors.RbeeError) -> None:
         """Leaves it to the next cycle where it was cut short, tries once on another hive where that may help.
