@@ -156,11 +156,20 @@ class SyncClient:
 
     def trace(self, job_id: str) -> list[trace_pb2.Span]:
         """Returns what was done for a job in all programs, by when it began."""
-        return self._loop.wait(self._client.traces.get(job_id))
+
+        async def ask() -> list[trace_pb2.Span]:  # the connection is made on the loop
+            return await self._client.traces.get(job_id)
+
+        return self._loop.wait(ask())
 
     def slowest_traces(self) -> Iterator[trace_service_pb2.TraceSummary]:
         """Yields jobs at rest whose traces are kept, those first that waited longest for their first token."""
-        return self._loop.each(self._client.traces.slowest())
+
+        async def each() -> AsyncGenerator[trace_service_pb2.TraceSummary, None]:
+            async for one in self._client.traces.slowest():
+                yield one
+
+        return self._loop.each(each())
 
     def cancel(self, job_id: str) -> job_pb2.Job:
         """Cancels a job and returns it."""

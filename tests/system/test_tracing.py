@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 
 from programs import MODEL, Queen, free_port, running_queen, wait_for
 from programs import rbee as keeper
-from rbee import connect
+from rbee import connect, connect_sync
 from rbee.v1 import job_service_pb2, job_service_pb2_grpc
 from wire import errors
 
@@ -197,7 +197,7 @@ async def test_the_trace_goes_on_under_the_next_queen(tmp_path, receiver):
         queen.end_everything()
 
 
-def test_the_keeper_draws_what_the_queen_has_kept_though_the_collector_is_gone(tmp_path):
+async def test_the_keeper_draws_what_the_queen_has_kept_though_the_collector_is_gone(tmp_path):
     (tmp_path / "models").mkdir()
     shutil.copy(MODEL, tmp_path / "models" / "copy.gguf")
     gone = {
@@ -206,33 +206,36 @@ def test_the_keeper_draws_what_the_queen_has_kept_though_the_collector_is_gone(t
         "OTEL_BSP_SCHEDULE_DELAY": "50",
     }
     with running_queen(tmp_path, "--traces", "2", **gone) as queen:
-        jobs = [
-            keeper(queen, "jobs", "submit", PROMPT, "--model", "copy", "--max-tokens", "9").stdout.strip()
-            for _ in range(2)
-        ]
-        for job in jobs:
-            assert keeper(queen, "jobs", "watch", job, "--quiet").returncode == 0
-        drawn = keeper(queen, "trace", jobs[1])
-        steps = [line.lstrip("├└│ ").split(" ")[0] for line in drawn.stdout.splitlines()]
-        assert steps[:4] == ["STEP", "keeper", "infer", "admission"]
-        assert {"queue", "policy.decide", "attempt", "generate"} <= set(steps)
-        assert all(len(line) <= 80 for line in drawn.stdout.splitlines())
-        assert "\x1b" not in drawn.stdout
-        told = json.loads(keeper(queen, "trace", jobs[0], "--json").stdout)
-        assert {one["program"] for one in told} == {"rbee", "queen-rbee", "rbee-hive", "llm-worker-rbee"}
-        slow = json.loads(keeper(queen, "trace", "--last-slow", "--json").stdout)
-        assert {one["job_id"] for one in slow} == set(jobs)
-        assert keeper(queen, "trace", "--last-slow").stdout.splitlines()[1].startswith(slow[0]["job_id"])
-        wait_for(lambda: "traces are not exported" in queen.log, "the queen says that nobody collects")
-        assert keeper(queen, "infer", PROMPT, "--model", "copy", "--max-tokens", "1").returncode == 0
-        forgotten = keeper(queen, "trace", jobs[0])
-        assert forgotten.returncode != 0
-        assert "not kept any more" in forgotten.stderr
-        assert "there is no job job-no" in keeper(queen, "trace", "job-no").stderr
-        assert keeper(queen, "trace").returncode == 2
+        submitted = keeper(queen, "jobs", "submit", PROMPT, "--model", "copy", "--max-tokens", "9").stdout.strip()
+        async with connect(queen.address) as client:
+            await client.watch(submitted).text()
+            other = client.infer(model="copy", prompt=PROMPT, max_tokens=1)
+            await other.text()
+            drawn = keeper(queen, "trace", submitted).stdout.splitlines()
+            steps = [line.lstrip("├└│ ").split(" ")[0] for line in drawn]
+            assert steps[:4] == ["STEP", "keeper", "infer", "admission"]
+            assert {"queue", "policy.decide", "provision", "worker.start", "attempt", "generate"} <= set(steps)
+            assert all(len(line) <= 80 and "\x1b" not in line for line in drawn)
+            told = await client.traces.get(submitted)
+            assert {one.program for one in told} == {"rbee", "queen-rbee", "rbee-hive", "llm-worker-rbee"}
+            slow = json.loads(keeper(queen, "trace", "--last-slow", "--json").stdout)
+            assert [one["job_id"] for one in slow] == [submitted, other.job_id], "it waited for a worker"
+            wait_for(lambda: "traces are not exported" in queen.log, "the queen says that nobody collects")
+            await client.infer(model="copy", prompt=PROMPT, max_tokens=1).text()
+            forgotten = keeper(queen, "trace", submitted)
+            assert forgotten.returncode != 0
+            assert "not kept any more" in forgotten.stderr
+            with pytest.raises(errors.NotFound, match="there is no job job-no"):
+                await client.traces.get("job-no")
     assert queen.log.count("traces are not exported") == 1
     assert "opentelemetry" not in queen.log.lower()
     assert "hexagons" not in queen.log
+
+
+def test_programs_without_a_loop_read_traces_too(watched):
+    with connect_sync(watched.address) as client:
+        slow = next(client.slowest_traces())
+        assert "rbee.infer" in {span.name for span in client.trace(slow.job_id)}
 
 
 async def test_a_caller_adds_only_what_it_has_ended_to_traces_that_are_kept(watched):
