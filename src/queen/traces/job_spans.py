@@ -7,6 +7,7 @@ step that both record is one and the same. Nothing is kept while a job waits, an
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, Protocol
 
@@ -225,7 +226,12 @@ class JobSpans:
 
 def _id(job: Job, step: str, number: int = 0) -> int:
     """Returns the id of a job's span, the same in every queen."""
-    return int.from_bytes(blake2b(f"{job.id}/{step}/{number}".encode(), digest_size=8).digest()) or 1
+    return _hashed(f"{job.id}/{step}/{number}")
+
+
+@lru_cache(maxsize=1024)  # a job's whole life is every step's parent
+def _hashed(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) or 1
 
 
 def _trace(job: Job) -> int:

@@ -129,5 +129,8 @@ def _all(kept: Kept) -> list[Span]:
 
 
 def _size(span: Span) -> int:
-    texts = sum(_TEXT_BYTES + len(text) for value in span.attributes.values() if isinstance(value, tuple) for text in value)
-    return _SPAN_BYTES + _ATTRIBUTE_BYTES * len(span.attributes) + texts
+    size = _SPAN_BYTES + _ATTRIBUTE_BYTES * len(span.attributes)
+    for value in span.attributes.values():
+        if isinstance(value, tuple):
+            size += sum(map(len, value)) + _TEXT_BYTES * len(value)
+    return size
