@@ -65,6 +65,8 @@ def test_an_error_is_told_by_its_reason():
 def test_the_picture_is_an_svg_of_the_same_tree():
     text = trace.picture(SPANS, 0.0, "rbee trace job-1")
     assert text.startswith("<svg")
+    assert "url(https" not in text
+    assert 'url("https' not in text
     assert all(word in text for word in ("infer", "attempt", "generate", "WORKER_LOST", "rbee&#160;trace&#160;job-1"))
 
 
