@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,14 +56,17 @@ class Rig:
 
 
 @asynccontextmanager
-async def running(*, slots: int, **engine_options: object) -> AsyncIterator[Rig]:
+async def running(
+    *, slots: int, environment: Mapping[str, str] | None = None, **engine_options: object
+) -> AsyncIterator[Rig]:
     """Starts queen, hive and one synthetic worker and stops them at the end; raises RuntimeError with the queen's log.
 
-    `engine_options` are those of the synthetic engine: completion_tokens, tokens_per_second, first_token_ms.
+    `environment`: what the queen's has beside this process's own. `engine_options` are those of the synthetic engine:
+    completion_tokens, tokens_per_second, first_token_ms.
     """
     with tempfile.TemporaryDirectory(prefix="rbee-bench-") as folder:
         address, http_address = (f"127.0.0.1:{free_port()}" for _ in range(2))
-        queen = _start_queen(address, Path(folder), http_address)
+        queen = _start_queen(address, Path(folder), {"RBEE_QUEEN_HTTP": http_address, **(environment or {})})
         channel = dial(address)
         try:
             try:
@@ -92,11 +95,11 @@ async def _start_worker(channel: grpc.aio.Channel, slots: int, engine_options: d
     return spawned.worker.address
 
 
-def _start_queen(address: str, folder: Path, http_address: str = "off") -> psutil.Popen:
+def _start_queen(address: str, folder: Path, environment: Mapping[str, str]) -> psutil.Popen:
     with _log(folder).open("ab") as output:
         return psutil.Popen(
             [sys.executable, "-m", "queen", "--listen", address, "--data-dir", str(folder / "data")],
-            env={**os.environ, "RBEE_QUEEN_HIVE_LISTEN": "127.0.0.1:0", "RBEE_QUEEN_HTTP": http_address},
+            env={**os.environ, "RBEE_QUEEN_HIVE_LISTEN": "127.0.0.1:0", **environment},
             stdout=output,
             stderr=output,
         )
@@ -144,7 +147,7 @@ class Programs:
 
     def start_queen(self) -> psutil.Popen:
         """Starts her without waiting."""
-        self._queen = _start_queen(self.queen_address, self._folder)
+        self._queen = _start_queen(self.queen_address, self._folder, {})
         self._running.append(self._queen)
         return self._queen
 

@@ -9,11 +9,13 @@ from typing import Self, Unpack
 from client.answer import Answer, Piece
 from client.blocking_policies import SyncPolicies
 from client.blocking_tenants import SyncTenants
+from client.blocking_traces import SyncTraces
 from client.client import ANSWER_TIMEOUT_S, DEFAULT_ADDRESS, Client
 from client.job import JobOptions
 from client.loop import Loop
 from client.policies import PolicyCalls
 from client.tenants import Tenants
+from client.traces import Traces
 from rbee.v1 import event_pb2, hive_pb2, job_pb2, job_service_pb2, model_pb2, worker_pb2
 from wire import errors
 
@@ -201,6 +203,15 @@ class SyncClient:
             return self._client.tenants
 
         return SyncTenants(self._loop.wait(calls()), self._loop)
+
+    @cached_property
+    def traces(self) -> SyncTraces:
+        """What she did lately."""
+
+        async def calls() -> Traces:
+            return self._client.traces
+
+        return SyncTraces(self._loop.wait(calls()), self._loop)
 
     def is_serving(self, timeout_s: float = ANSWER_TIMEOUT_S, *, wait_for_ready: bool = False) -> bool:
         """Tells whether the queen takes work; with `wait_for_ready` it waits for her to come."""

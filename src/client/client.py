@@ -14,6 +14,7 @@ from client.answer import CANCEL_TIMEOUT_S, Answer, Call, Stream
 from client.job import JobOptions, job_spec
 from client.policies import PolicyCalls
 from client.tenants import Tenants
+from client.traces import Traces
 from rbee.v1 import (
     hive_pb2,
     hive_service_pb2,
@@ -256,6 +257,13 @@ class Client:
     def policies(self) -> PolicyCalls:
         """What can be asked about policies."""
         return PolicyCalls(self._channel, self._ask, self._pages, self._explain)
+
+    # --- traces ---
+
+    @cached_property
+    def traces(self) -> Traces:
+        """What was done for jobs, step by step."""
+        return Traces(self._channel, self._ask, self._pages)
 
     # --- the queen herself ---
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from hive import ending, program
 from hive.config import Settings, read_settings
 from hive.processes.ports import Launch
-from wire import errors, logs, telemetry
+from wire import errors, logs
 from wire.clock import SystemClock
 
 WORKER_COMMAND = (sys.executable, "-m", "worker")
@@ -24,7 +24,6 @@ def main(arguments: Sequence[str] | None = None, worker_command: Sequence[str] =
     try:
         settings = read_settings(sys.argv[1:] if arguments is None else arguments, os.environ)
         logs.setup("rbee-hive", settings.log_format, settings.log_level)
-        telemetry.setup("rbee-hive")
         return asyncio.run(program.run(settings, _sources(settings, worker_command)))
     except errors.RbeeError as error:
         print(f"rbee-hive: {error.message}", file=sys.stderr)

@@ -28,10 +28,11 @@ from hive.services.agent import HiveAgentService
 from hive.telemetry.sampling import Sampler
 from hive.telemetry.stream import QueenStream
 from rbee.v1 import hive_agent_service_pb2, hive_pb2, telemetry_service_pb2
-from wire import errors
+from wire import errors, span_messages
 from wire.channel import is_loopback, split_address
 from wire.clock import Clock
 from wire.server import Server
+from wire.spans import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +131,7 @@ class _Hive:
                 sampler=self._sampler,
                 hello=self._hello,
                 on_shutdown=lambda: self._end.request(ending.OK),
+                recorder=Recorder("rbee-hive", self._sources.clock, span_messages.carry, instance=self._settings.name),
             ),
         )
         # Models and devices are known before anybody can ask, so that the first hello names them.

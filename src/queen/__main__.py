@@ -13,7 +13,8 @@ from typing import Any
 
 from queen import config, program
 from queen.lock import lock_data_dir
-from wire import errors, logs, telemetry
+from queen.traces import collector
+from wire import errors, logs, sampling
 from wire.clock import SystemClock
 
 EXIT_FAILED = 1
@@ -25,7 +26,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = config.read(sys.argv[1:] if arguments is None else arguments, os.environ)
         logs.setup("queen-rbee", settings.log_format, settings.log_level)
-        telemetry.setup("queen-rbee")
         lock_data_dir(settings.data_dir)
         _run(settings)
     except errors.RbeeError as error:
@@ -45,6 +45,8 @@ def _run(settings: config.Settings) -> None:
         new_id=lambda prefix: f"{prefix}-{chance.getrandbits(40):010x}",
         jitter=lambda: chance.uniform(0.5, 1.0),
         instance_id=f"{chance.getrandbits(64):016x}",
+        sampler=sampling.sampler(os.environ),
+        collector=collector.from_environment(os.environ),
     )
     try:
         _loop()(program.run(settings, sources))

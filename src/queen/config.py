@@ -14,7 +14,8 @@ import platformdirs
 
 from queen.core.limits import LimitRules, Wanted, model_key
 from queen.core.model import StageLimits
-from wire.errors import FieldFault
+from wire import channel
+from wire.errors import FieldFault, Invalid
 from wire.logs import LogFormat
 from wire.settings import (
     Key,
@@ -52,6 +53,11 @@ def _address_or_off(text: str) -> str:
     return "" if text == "off" else address(text)
 
 
+def _most(text: str) -> int:
+    """Reads a number of things."""
+    return _count(text) or 0
+
+
 KEYS: Final = (
     Key("listen", "RBEE_QUEEN_LISTEN", address, "127.0.0.1:7833", "where to serve gRPC", "HOST:PORT"),
     Key("http", "RBEE_QUEEN_HTTP", _address_or_off, "127.0.0.1:7834", "where to serve HTTP; off: nowhere", "HOST:PORT"),
@@ -74,6 +80,7 @@ KEYS: Final = (
     Key("policy_record", "RBEE_POLICY_RECORD", str, "", "file that gets all a policy is told and answers", "FILE"),
     Key("keep_jobs", "RBEE_KEEP_JOBS", seconds_or_zero, "7d", "how long finished jobs are kept; 0: for ever", "TIME"),
     Key("keep_requests", "RBEE_KEEP_REQUESTS", switch, "0", "keep prompts as long as their jobs", flag=True),
+    Key("traces", "RBEE_TRACES", _most, "1000", "recent traces kept in memory for rbee trace; 0: none", "N"),
     Key("mode", "RBEE_MODE", one_of("home", "lab", "platform"), "home",
         "who shares the machines: one household, a lab, or tenants of a platform", "NAME"),
     Key("queue_capacity", "RBEE_QUEUE_CAPACITY", _count, "",
@@ -120,6 +127,7 @@ class Settings:
     scheduler: str
     keep_jobs: float
     keep_requests: bool
+    traces: int
     mode: str
     queue_capacity: int | None
     min_residency: float
@@ -163,6 +171,28 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     )
     said["http_body_limit"] = said.pop("http_body_limit_mb")
     return Settings(limits=LimitRules(default, said.pop("models"), said.pop("max_job_timeout")), **said)
+
+
+def check(settings: Settings) -> None:
+    """Raises `Invalid` for what a queen does not start with: an address others reach, two that exclude each other."""
+    for served, safe in ((settings.listen, "--listen 127.0.0.1:7833"), (settings.http, "--http 127.0.0.1:7834")):
+        host = channel.split_address(served)[0] if served else ""
+        if host and not channel.is_loopback(host):
+            raise Invalid(
+                f"the queen does not serve on {host}: any address but this machine's own needs TLS and keys, which "
+                f"this version does not have yet. Use {safe} and reach it through an SSH tunnel",
+                "EXPOSED_WITHOUT_TLS",
+            )
+    if settings.mode == "platform" and settings.policy:
+        raise Invalid(
+            "--policy and --mode platform exclude each other: there the built-in policy alone decides; leave one out",
+            "PLATFORM_MODE",
+        )
+    if settings.scheduler == "simple" and settings.policy:
+        raise Invalid(
+            "--policy and --scheduler simple exclude each other: there no policy decides; leave one out",
+            "NO_POLICIES_RUN",
+        )
 
 
 def _model_limits(table: Any) -> tuple[dict[str, Wanted], list[FieldFault]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from queen.config import Settings
+from queen.config import Settings, check
 from queen.core import admission
 from queen.core.model import Worker
 from queen.core.tenants import day_of
@@ -25,7 +25,6 @@ from queen.links.hives import HiveLinks
 from queen.links.workers import CANCEL_TIMEOUT_S, WorkerLinks
 from queen.policy.failure import Source
 from queen.policy.files import read_checked
-from queen.policy.versions import MODE_PLATFORM
 from queen.provision.hives import LocalHives
 from queen.provision.workers import WorkerStarts
 from queen.registry.cluster import Cluster
@@ -45,14 +44,20 @@ from queen.services.rested import Rested
 from queen.services.simulations import Past, Simulations
 from queen.services.telemetry import TelemetryService
 from queen.services.tenants import TenantService
+from queen.services.traces import TraceService
 from queen.services.workers import WorkerService
 from queen.storage.retention import Retention
 from queen.storage.store import SqlStore, open_in_time
+from queen.traces.collector import Collector
+from queen.traces.job_spans import QUEEN, JobSpans
+from queen.traces.kept import Traces
 from queen.web import app
 from queen.web.server import HttpServer
 from wire import channel, errors
 from wire.clock import Clock
+from wire.sampling import Sampler
 from wire.server import Server
+from wire.spans import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -62,20 +67,22 @@ DRAIN_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What makes one run differ from another: time and chance. `new_id` returns "<prefix>-<random>"."""
+    """What makes one run differ from another: time and chance. `new_id` returns "<prefix>-<random>".
+
+    `collector`: where spans are exported to; `sampler`: which.
+    """
 
     clock: Clock
     new_id: Callable[[str], str]
     jitter: Callable[[], float]
     instance_id: str
+    sampler: Sampler
+    collector: Collector | None = None
 
 
 async def run(settings: Settings, sources: Sources) -> None:
     """Runs a queen until SIGTERM or SIGINT; a second signal stops at once. Raises why it cannot start."""
-    _check_exposure(settings.listen, "--listen 127.0.0.1:7833")
-    if settings.http:
-        _check_exposure(settings.http, "--http 127.0.0.1:7834")
-    _check_mode(settings)
+    check(settings)
     policy = await read_checked(Path(settings.policy)) if settings.policy else None
     store = await open_in_time(
         settings.database_url,
@@ -119,29 +126,6 @@ async def run(settings: Settings, sources: Sources) -> None:
     log.info("stopped")
 
 
-def _check_exposure(address: str, safe: str) -> None:
-    host, _ = channel.split_address(address)
-    if not channel.is_loopback(host):
-        raise errors.Invalid(
-            f"the queen does not serve on {host}: any address but this machine's own needs TLS and keys, which this "
-            f"version does not have yet. Use {safe} and reach it through an SSH tunnel",
-            "EXPOSED_WITHOUT_TLS",
-        )
-
-
-def _check_mode(settings: Settings) -> None:
-    if settings.mode == MODE_PLATFORM and settings.policy:
-        raise errors.Invalid(
-            "--policy and --mode platform exclude each other: there the built-in policy alone decides; leave one out",
-            "PLATFORM_MODE",
-        )
-    if settings.scheduler == "simple" and settings.policy:
-        raise errors.Invalid(
-            "--policy and --scheduler simple exclude each other: there no policy decides; leave one out",
-            "NO_POLICIES_RUN",
-        )
-
-
 class _Queen:
     """Everything wired together; nothing here decides anything."""
 
@@ -161,8 +145,12 @@ class _Queen:
         self._woken = asyncio.Event()
         self.cluster = Cluster(self._wake, store.save_hive, min_residency_s=settings.min_residency)
         self.tenants = TenantTable(store, self.cluster.get_worker)
-        self.jobs = JobTable(store, self._woken.set, self.tenants)
-        self._worker_links, self._hive_links = WorkerLinks(), HiveLinks()
+        self._traces = Traces(settings.traces, sources.collector.add if sources.collector else None)
+        recorder = Recorder(QUEEN, clock, self._traces.add, roots=sources.sampler)
+        self._spans = JobSpans(recorder, on=self._traces.on)
+        self.jobs = JobTable(store, self._woken.set, self.tenants, self._spans.moved)
+        self._worker_links = WorkerLinks(self._traces.add_sent)
+        self._hive_links = HiveLinks(self._traces.add_sent)
         self.deciders = Deciders(
             settings, given=policy, store=store, tenants=self.tenants, clock=clock, new_id=new_id, group=group
         )
@@ -205,6 +193,7 @@ class _Queen:
             clock=clock,
             new_id=new_id,
             group=group,
+            recorder=recorder,
         )
         self.cycle = SchedulingCycle(
             scheduler=self.deciders.scheduler,
@@ -219,6 +208,7 @@ class _Queen:
             woken=self._woken,
             tenants=self.tenants,
             policy=self.deciders.policy,
+            decided=self._spans.decided,
         )
         self.positions = Positions(self.jobs, clock)
         self._models = Models(self.cluster, self._hive_links, clock)
@@ -236,6 +226,7 @@ class _Queen:
             capacity=admission.capacity(settings.mode, settings.queue_capacity),
             shared=self.tenants,
             advice=advice,
+            spans=self._spans,
         )
         self._group = group
         self._settings = settings
@@ -302,6 +293,7 @@ class _Queen:
             "WorkerService",
             WorkerService(cluster=self.cluster, starts=self._starts, models=self._models, clock=clock),
         )
+        serve("TraceService", TraceService(self._traces, self._spans, self.jobs, self._store))
         serve("TenantService", TenantService(self.tenants, self._store, clock))
         serve("ModelService", ModelService(self.cluster, self._models))
         serve(
@@ -371,6 +363,8 @@ class _Queen:
         await self._worker_links.close()
         await self._hive_links.close()
         await self.deciders.close()
+        if self._sources.collector is not None:
+            await self._sources.collector.close()
 
     async def _drain(self, hurry: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:

@@ -14,8 +14,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from opentelemetry import context as otel_context
 
-from wire import errors, status, telemetry
+from wire import errors, span_messages, status, telemetry
 from wire.channel import ADDRESSEE, MAX_MESSAGE_BYTES, split_address
+from wire.spans import Span
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,9 @@ SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 )
+
+MOST_TRAILER_BYTES: Final = 3500
+"""Bytes of an error's details and spans together: in base64, beside a message of 3,000 bytes, within gRPC's 8 KB."""
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 Check = Callable[[grpc.aio.ServicerContext[Any, Any]], None]
@@ -127,25 +131,34 @@ def _edge(method: MethodDescriptor, behaviour: Behaviour, check: Check) -> Behav
 
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         token = otel_context.attach(telemetry.extract(context.invocation_metadata()))
-        try:
-            check(context)
-            return await behaviour(request, context)
-        except errors.RbeeError as error:
-            await abort(context, error)
-        except grpc.aio.AbortError:
-            raise
-        except grpc.RpcError as error:
-            await abort(context, status.from_rpc_error(error))
-        except Exception:
-            trace_id = telemetry.trace_id()
-            log.exception("%s failed", name)
-            await abort(context, errors.Internal(f"{name} failed inside rbee; its log has the trace {trace_id}"))
-        finally:
-            otel_context.detach(token)
+        with span_messages.carrying() as spans:
+            try:
+                check(context)
+                answer = await behaviour(request, context)
+                if spans:
+                    context.set_trailing_metadata(span_messages.trailers(spans))
+                return answer
+            except errors.RbeeError as error:
+                await abort(context, error, spans)
+            except grpc.aio.AbortError:
+                raise
+            except grpc.RpcError as error:
+                await abort(context, status.from_rpc_error(error), spans)
+            except Exception:
+                trace_id = telemetry.trace_id()
+                log.exception("%s failed", name)
+                await abort(context, errors.Internal(f"{name} failed inside rbee; its log has the trace {trace_id}"))
+            finally:
+                otel_context.detach(token)
 
     return call
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.RbeeError) -> None:
-    """Ends a call with an error of the taxonomy; does not return."""
-    await context.abort(status.code_of(error), status.short(error.message), status.to_trailers(error))
+async def abort(
+    context: grpc.aio.ServicerContext[Any, Any], error: errors.RbeeError, spans: Collection[Span] = ()
+) -> None:
+    """Ends a call with an error of the taxonomy, and with the spans recorded for it; does not return."""
+    details, carried = status.to_trailers(error), span_messages.trailers(spans)
+    if sum(len(value) for _, value in (*details, *carried)) > MOST_TRAILER_BYTES:
+        carried = ()  # the caller needs the error more
+    await context.abort(status.code_of(error), status.short(error.message), (*details, *carried))

@@ -1,72 +1,37 @@
-"""OpenTelemetry, set up once per program: span names, W3C context in gRPC metadata, export by the OTEL_* variables."""
+"""What all programs agree on about traces: names of spans, W3C context in gRPC metadata and HTTP headers, ids."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final
 
+from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
+from opentelemetry.trace import SpanContext
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+SPAN_KEEPER: Final = "rbee.keeper"
 SPAN_INFER: Final = "rbee.infer"
 SPAN_ADMISSION: Final = "rbee.admission"
 SPAN_QUEUE: Final = "rbee.queue"
 SPAN_DECIDE: Final = "rbee.policy.decide"
+SPAN_ATTEMPT: Final = "rbee.attempt"
 SPAN_PROVISION: Final = "rbee.provision"
 SPAN_WORKER_START: Final = "rbee.worker.start"
 SPAN_GENERATE: Final = "rbee.generate"
 
+JOB_ID: Final = "rbee.job.id"
+"""The attribute that every span about one job alone has."""
+
 Metadata = Sequence[tuple[str, str | bytes]]
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
-_EXPORT_VARIABLES: Final = (
-    "OTEL_TRACES_EXPORTER",
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-)
-
-
-def setup(program: str) -> None:
-    """Starts exporting this program's spans when an OTEL_* variable says where to; else every span costs nothing.
-
-    `program` becomes `service.name` unless OTEL_SERVICE_NAME is set. Spans are flushed when the process ends.
-    """
-    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return
-    if not any(os.environ.get(name) for name in _EXPORT_VARIABLES):
-        return
-    if os.environ.get("OTEL_TRACES_EXPORTER", "otlp") == "none":
-        return
-    from importlib.metadata import version
-
-    # Imported here because the SDK takes 0.2 s to import and most runs export nothing.
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
-
-    exporter: SpanExporter
-    if os.environ.get("OTEL_TRACES_EXPORTER") == "console":
-        exporter = ConsoleSpanExporter()
-    elif os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc") == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
-
-        exporter = GrpcExporter()
-    else:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
-
-        exporter = HttpExporter()
-    attributes = {"service.name": os.environ.get("OTEL_SERVICE_NAME", program), "service.version": version("rbee")}
-    provider = TracerProvider(resource=Resource.create(attributes))
-    provider.add_span_processor(BatchSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
-
-
-def tracer() -> trace.Tracer:
-    """Returns the tracer all rbee code uses."""
-    return trace.get_tracer("rbee")
+_SAMPLED: Final = trace.TraceFlags(trace.TraceFlags.SAMPLED)
+_NOT_SAMPLED: Final = trace.TraceFlags(trace.TraceFlags.DEFAULT)
 
 
 def inject() -> tuple[tuple[str, str], ...]:
@@ -92,7 +57,53 @@ def extract(metadata: Iterable[tuple[str, str | bytes]] | None) -> Context:
     return _PROPAGATOR.extract(tuple(metadata or ()), Context(), _GETTER)
 
 
-def trace_id(context: Context | None = None) -> str:
+@contextmanager
+def joined(headers: Mapping[str, str]) -> Iterator[None]:
+    """Joins the trace that the headers of an HTTP request carry, as the edge of a gRPC server does with metadata.
+
+    What is called within belongs to it: a job that is accepted there becomes a part of its caller's trace.
+    """
+    lower = {name.lower(): value for name, value in headers.items()}
+    token = otel_context.attach(_PROPAGATOR.extract(lower, Context()))
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
+
+
+def current() -> SpanContext:
+    """Returns the current span's ids; invalid ones when nothing is traced."""
+    return trace.get_current_span().get_span_context()
+
+
+def trace_id() -> str:
     """Returns the W3C trace id of the current span, 32 hex digits; empty when nothing is traced."""
-    span_context = trace.get_current_span(context).get_span_context()
-    return format(span_context.trace_id, "032x") if span_context.is_valid else ""
+    found = current()
+    return trace_hex(found.trace_id) if found.is_valid else ""
+
+
+def within(trace_number: int, span_number: int, *, sampled: bool) -> Context:
+    """Returns a context whose current span has these ids: what is begun or called in it is that span's child."""
+    flags = _SAMPLED if sampled else _NOT_SAMPLED
+    ids = SpanContext(trace_number, span_number, is_remote=False, trace_flags=flags)
+    return trace.set_span_in_context(trace.NonRecordingSpan(ids), Context())
+
+
+def new_trace_id() -> int:
+    """Returns the id of a trace that begins. Nothing is decided by such ids, so they need no source passed in."""
+    return secrets.randbits(128) or 1
+
+
+def new_span_id() -> int:
+    """Returns the id of a span that begins."""
+    return secrets.randbits(64) or 1
+
+
+def trace_hex(number: int) -> str:
+    """Returns a trace id as W3C writes it."""
+    return format(number, "032x")
+
+
+def span_hex(number: int) -> str:
+    """Returns a span id as W3C writes it; "" for 0, which is none."""
+    return format(number, "016x") if number else ""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from wire import errors, logs, telemetry
+from wire import errors, logs
 from wire.clock import Clock, SystemClock
 from wire.server import Server
 from worker import config, links, services
@@ -45,7 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A standard error of our own, which stays when that of the libraries is closed; see _have_the_last_word.
     stderr = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
     logs.setup(PROGRAM, settings.log_format, settings.log_level, stderr)
-    telemetry.setup(PROGRAM)
     # Loading holds the interpreter lock, so that no handler of ours would run: a signal simply ends the process.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     clock = SystemClock()
@@ -94,7 +93,12 @@ async def _serve(settings: config.Settings, engine: Engine, clock: Clock) -> Non
         async with asyncio.TaskGroup() as tasks:
             generations = Generations(engine, tasks, clock)
             servicer = services.EngineServicer(
-                engine, generations, settings.model_ref, clock, lambda: random.SystemRandom().randrange(2**32 - 1)
+                engine,
+                generations,
+                settings.model_ref,
+                clock,
+                lambda: random.SystemRandom().randrange(2**32 - 1),
+                settings.worker_id,
             )
             server = Server(PROGRAM)
             services.serve(server, servicer)

@@ -9,6 +9,7 @@ from typing import Final
 
 from wire import errors
 from wire.clock import Clock
+from wire.spans import Span
 from worker import convert
 from worker.coalescing import Coalescer
 from worker.engines.port import Ending, Piece, Request
@@ -32,16 +33,18 @@ class Ticket:
 class Generation:
     """Turns an engine's pieces into events, in order, and sends them to whoever listens.
 
-    It has ended when `result` or `failure` is set; nothing changes after that.
+    It has ended when `result` or `failure` is set; nothing changes after that. `made_before`: tokens of the answer that
+    came from elsewhere; `span`: its step in the job's trace.
     """
 
     def __init__(self, ticket: Ticket, request: Request, clock: Clock) -> None:
         self.ticket = ticket
-        self.completion_tokens = self._made_before = len(request.generated_token_ids)
+        self.completion_tokens = self.made_before = len(request.generated_token_ids)
         self._seed = request.seed
         self.result: convert.Result | None = None
         self.failure: errors.RbeeError | None = None
         self.end_s = 0.0  # when it ended, on the clock's `monotonic`
+        self.span: Span | None = None
         self.kept_bytes = 0
         self._clock = clock
         self._accepted_s = self._first_s = self._last_s = clock.monotonic()
@@ -64,7 +67,7 @@ class Generation:
     def finish(self, ending: Ending) -> None:
         """Takes the engine's ending: the answer is whole."""
         self._coalescer.flush()
-        made = self.completion_tokens - self._made_before
+        made = self.completion_tokens - self.made_before
         span = self._last_s - self._first_s
         self.result = convert.Result(
             ending=ending,

@@ -11,9 +11,10 @@ import grpc
 
 from rbee.v1 import engine_service_pb2 as pb
 from rbee.v1 import engine_service_pb2_grpc, generation_pb2, job_pb2, worker_pb2
-from wire import errors, validation
+from wire import errors, span_messages, validation
 from wire.clock import Clock
 from wire.server import Server
+from wire.spans import Recorder
 from worker import convert, tracing
 from worker.engines.port import Engine
 from worker.generation import Ticket
@@ -23,10 +24,16 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
-    """Serves one loaded model. `draw_seed` returns a number from 0 to 2^32 - 2."""
+    """Serves one loaded model. `draw_seed` returns a number from 0 to 2^32 - 2; `worker_id` names it in traces."""
 
     def __init__(
-        self, engine: Engine, generations: Generations, model_ref: str, clock: Clock, draw_seed: Callable[[], int]
+        self,
+        engine: Engine,
+        generations: Generations,
+        model_ref: str,
+        clock: Clock,
+        draw_seed: Callable[[], int],
+        worker_id: str = "",
     ) -> None:
         self._engine = engine
         self._generations = generations
@@ -34,6 +41,7 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
         self._clock = clock
         self._draw_seed = draw_seed
         self._started_s = clock.monotonic()
+        self._recorder = Recorder("llm-worker-rbee", clock, span_messages.carry, instance=worker_id)
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
         """Generates; see the contract."""
@@ -42,22 +50,33 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
         seed = job.sampling.seed if job.sampling.HasField("seed") else self._draw_seed()
         ticket = Ticket(request.job_id, request.attempt, request.first_sequence or 1, request.keep)
         wanted = convert.to_request(job, seed, request.generated_token_ids)
-        span = tracing.begin(ticket, wanted, job.model, self._model_ref, self._engine)
+        span = tracing.begin(self._recorder, ticket, wanted, job.model, self._model_ref, self._engine)
+        end = functools.partial(tracing.end, self._recorder, span)
         try:
-            generation = self._generations.start(ticket, wanted, functools.partial(tracing.end, span))
+            generation = self._generations.start(ticket, wanted, end)
         except errors.RbeeError as error:
-            span.set_attribute("error.type", error.reason)
-            span.end()
+            if span is not None:
+                span.fail(error.reason)
+            self._recorder.end(span)
             raise
+        generation.span = span
         try:
             await generation.send(context.write)
         finally:
+            if generation.ended:
+                end(generation)
             if not request.keep:
                 await self._generations.end([generation])
 
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> None:
         """Sends a generation's events again, from a token on; see the contract."""
-        await self._generations.of_job(request.job_id)[-1].send(context.write, request.after_index)
+        generation = self._generations.of_job(request.job_id)[-1]
+        try:
+            await generation.send(context.write, request.after_index)
+        finally:
+            if generation.ended:
+                tracing.end(self._recorder, generation.span, generation)
+                span_messages.carry(generation.span)
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         """Ends a job's generations; see the contract."""

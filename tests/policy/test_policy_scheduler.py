@@ -49,14 +49,14 @@ async def test_the_active_policy_decides_and_is_named(scheduler, world):
     (proposal,) = await scheduler.decide([job()], world.cluster, 1.0)
     assert (proposal.action, proposal.worker_id, proposal.hive_id) == (Action.DISPATCH, "w1", "mill")
     assert proposal.reason == "mine"
-    assert (scheduler.name, scheduler.version) == ("mine.lua", "1")
+    assert (scheduler.name, scheduler.version, scheduler.fallback) == ("mine.lua", "1", "")
 
 
 async def test_a_failure_falls_to_the_platform_policy_in_the_same_cycle(scheduler, world):
     await active(scheduler, "function schedule(context) error('oh') end")
     (proposal,) = await scheduler.decide([job()], world.cluster, 1.0)
     assert (proposal.action, proposal.worker_id) == (Action.DISPATCH, "w1")
-    assert scheduler.name == PLATFORM
+    assert (scheduler.name, scheduler.fallback) == (PLATFORM, "error")
     assert scheduler.standing.failures == 1
     assert scheduler.standing.last_failure.startswith("error: mine.lua:1: oh")
 
@@ -68,7 +68,7 @@ async def test_three_failures_suspend_until_it_is_activated_again(scheduler, wor
         await scheduler.decide([job()], world.cluster, now)
     assert scheduler.standing.suspended
     (proposal,) = await scheduler.decide([job()], world.cluster, 20.0)
-    assert proposal.action is Action.DISPATCH
+    assert (proposal.action, scheduler.fallback) == (Action.DISPATCH, "suspended")
     await active(scheduler, calls)
     (proposal,) = await scheduler.decide([job()], world.cluster, 21.0)
     assert (proposal.action, proposal.reason) == (Action.WAIT, "mine")

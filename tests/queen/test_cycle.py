@@ -34,7 +34,7 @@ class Records:
 class Greedy:
     """Proposes every job for one worker, as a wrong policy may."""
 
-    name, version = "greedy", "1"
+    name, version, fallback = "greedy", "1", ""
 
     def __init__(self, worker_ids):
         self.worker_ids = worker_ids

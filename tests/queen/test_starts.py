@@ -15,6 +15,7 @@ from rbee.v1 import hive_agent_service_pb2, hive_agent_service_pb2_grpc, telemet
 from wire import errors
 from wire.clock import SystemClock
 from wire.server import Server
+from wire.spans import Recorder
 from worlds import MODEL, World, job, model_file
 
 pb = hive_agent_service_pb2
@@ -70,6 +71,7 @@ class Scene:
             fail=self._failed,
             clock=SystemClock(),
             new_id=lambda prefix: f"{prefix}-w{len(self.failures)}",
+            recorder=Recorder("test", SystemClock(), lambda _: None),
             group=group,
         )
 

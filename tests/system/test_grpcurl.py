@@ -59,7 +59,7 @@ def listed(grpcurl, address):
 
 
 def test_each_program_lists_its_services(grpcurl, cluster):
-    nouns = ["Hive", "Inference", "Job", "Log", "Model", "Policy", "Telemetry", "Tenant", "Worker"]
+    nouns = ["Hive", "Inference", "Job", "Log", "Model", "Policy", "Telemetry", "Tenant", "Trace", "Worker"]
     assert listed(grpcurl, cluster["queen"]) == STANDARD | {f"rbee.v1.{noun}Service" for noun in nouns}
     assert listed(grpcurl, cluster["hive"]) == STANDARD | {"rbee.v1.HiveAgentService"}
     assert listed(grpcurl, cluster["worker"]) == STANDARD | {"rbee.v1.EngineService"}

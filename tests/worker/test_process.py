@@ -1,7 +1,6 @@
 """llm-worker-rbee as a process: how it starts, announces itself and ends, and what it says when it cannot."""
 
 import asyncio
-import json
 import os
 import re
 import signal
@@ -21,7 +20,7 @@ from rbee.v1 import (
     job_pb2,
 )
 from rbee.v1 import engine_service_pb2 as pb
-from wire import channel, errors
+from wire import channel, errors, span_messages, telemetry
 from wire.server import Server
 
 SYNTHETIC = ("--engine", "synthetic", "--port", "0")
@@ -209,23 +208,29 @@ async def test_an_option_the_engine_does_not_know_ends_it():
 
 async def test_a_generation_is_a_span_of_the_callers_trace_and_holds_no_text(model_path):
     trace = "0af7651916cd43dd8448eb211c80319c"
-    async with worker("--model", model_path, "--port", "0", OTEL_TRACES_EXPORTER="console") as w:
+    async with worker("--model", model_path, "--port", "0", "--worker-id", "mill-1") as w:
         port = (await line_with(w, r"on 127\.0\.0\.1:(\d+)"))[1]
         async with connected(port) as stub:
             asked = request()
             asked.job.sampling.max_tokens = 12
             call = stub.Generate(asked, metadata=(("traceparent", f"00-{trace}-b7ad6b7169203331-01"),))
             answer = "".join([m.events[0].tokens.text async for m in rest_of(call)])
+            sent = span_messages.in_trailers(await call.trailing_metadata())
+            asked.job_id = "job-2"
+            untraced = stub.Generate(asked)
+            assert [message async for message in rest_of(untraced)]
+            assert not span_messages.in_trailers(await untraced.trailing_metadata())
         w.send_signal(signal.SIGTERM)
-        printed = (await w.stdout.read()).decode()
         assert (await ended(w))[0] == 0
-    span = json.loads(printed)
-    assert (span["name"], span["context"]["trace_id"]) == ("rbee.generate", f"0x{trace}")
-    told = span["attributes"]
+    (span,) = span_messages.read(sent)
+    assert (span.name, telemetry.trace_hex(span.trace_id)) == ("rbee.generate", trace)
+    assert (telemetry.span_hex(span.parent_id), span.instance) == ("b7ad6b7169203331", "mill-1")
+    told = span.attributes
     assert (told["gen_ai.operation.name"], told["gen_ai.request.model"]) == ("text_completion", "m")
     assert told["gen_ai.usage.output_tokens"] == len(answer.encode())  # a token a byte
-    assert told["gen_ai.response.finish_reasons"] == ["length"]
-    assert told["rbee.time_to_first_token_ms"] > 0
+    assert told["gen_ai.response.finish_reasons"] == ("length",)
+    assert told["gen_ai.server.time_to_first_token"] > 0
+    assert told["gen_ai.server.time_per_output_token"] > 0
     assert answer
-    assert answer not in printed
-    assert "What is a hive" not in printed
+    assert answer not in str(span)
+    assert "What is a hive" not in str(span)

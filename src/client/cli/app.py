@@ -16,6 +16,7 @@ from client.cli.call import Settings
 from client.cli.down import down
 from client.cli.infer import infer
 from client.cli.status import status
+from client.cli.trace import trace
 from client.cli.up import up
 from client.cli.why import why
 from client.render import trouble
@@ -38,6 +39,7 @@ app.command()(down)
 app.command()(status)
 app.command()(infer)
 app.command()(why)
+app.command()(trace)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(hive.app, name="hive")
 app.add_typer(worker.app, name="worker")

@@ -39,9 +39,7 @@ def with_queen(ctx: typer.Context, work: Callable[[Client], Awaitable[Result]]) 
     import asyncio
 
     from client.client import connect
-    from wire import telemetry
 
-    telemetry.setup("rbee")
     chosen = settings(ctx)
 
     async def connected() -> Result:

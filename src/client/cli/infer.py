@@ -31,11 +31,11 @@ def infer(
     options = job_of(job)
 
     async def ask(queen: Client) -> None:
+        from client.cli.keeper_span import traced
         from client.cli.streaming import show, view
-        from wire import telemetry
 
         screen = view(as_json=as_json, quiet=quiet)
-        with telemetry.tracer().start_as_current_span("rbee.keeper"):
+        async with traced(queen, "infer"):
             answer = queen.infer(detach=detach, on_lost=screen.lost, **options)
             await show(queen, answer, screen, cancel=not detach)
 

@@ -171,7 +171,10 @@ def submit(
         return
 
     async def ask(queen: Client) -> job_pb2.Job:
-        return await queen.submit(**options)
+        from client.cli.keeper_span import traced
+
+        async with traced(queen, "jobs submit"):
+            return await queen.submit(**options)
 
     accepted = with_queen(ctx, ask)
     if as_json:

@@ -16,6 +16,7 @@ from hive.telemetry.sampling import Sampler
 from rbee.v1 import hive_agent_service_pb2 as messages
 from rbee.v1 import hive_agent_service_pb2_grpc, telemetry_service_pb2
 from wire import errors, telemetry
+from wire.spans import Recorder
 
 
 class HiveAgentService(hive_agent_service_pb2_grpc.HiveAgentServiceServicer):
@@ -29,12 +30,14 @@ class HiveAgentService(hive_agent_service_pb2_grpc.HiveAgentServiceServicer):
         sampler: Sampler,
         hello: Callable[[], Awaitable[telemetry_service_pb2.HiveHello]],
         on_shutdown: Callable[[], None],
+        recorder: Recorder,
     ) -> None:
         self._supervisor = supervisor
         self._catalogue = catalogue
         self._sampler = sampler
         self._hello = hello
         self._on_shutdown = on_shutdown
+        self._recorder = recorder
 
     async def GetCapabilities(
         self, request: messages.GetCapabilitiesRequest, context: Any
@@ -49,8 +52,8 @@ class HiveAgentService(hive_agent_service_pb2_grpc.HiveAgentServiceServicer):
             raise errors.invalid(faults, "worker to start")
         spec = convert.spec_from_wire(request.spec)
         ready_timeout_s = _seconds(request.ready_timeout) if request.HasField("ready_timeout") else None
-        with telemetry.tracer().start_as_current_span(telemetry.SPAN_WORKER_START) as span:
-            span.set_attributes({"rbee.worker.id": spec.worker_id, "rbee.model.ref": spec.model_ref})
+        facts = {"rbee.worker.id": spec.worker_id, "rbee.model.ref": spec.model_ref, "rbee.engine": spec.engine}
+        with self._recorder.span(telemetry.SPAN_WORKER_START, facts, kind="server"):
             model_argument = await self._model_argument(spec)
             worker = self._supervisor.start(spec, model_argument, ready_timeout_s or DEFAULT_READY_TIMEOUT_S)
             await context.write(messages.SpawnWorkerResponse(worker=convert.worker_to_wire(worker)))

@@ -157,6 +157,11 @@ class Job:
     asks: Asks = field(default_factory=Asks)
 
     @property
+    def facts(self) -> dict[str, str]:
+        """What a log line about it carries beside its text."""
+        return {"job_id": self.id, "trace_id": self.trace_id}
+
+    @property
     def resting(self) -> bool:
         """Whether nothing will happen to it any more."""
         return self.state in RESTING_STATES

@@ -106,10 +106,14 @@ class TenantsView(Protocol):
 
 
 class JobScheduler(Protocol):
-    """Answers which worker serves which job. It only proposes."""
+    """Answers which worker serves which job. It only proposes.
+
+    `name` and `version` are those of the policy that decided last; `fallback`: why it was not the active one, else "".
+    """
 
     name: str
     version: str
+    fallback: str
 
     async def decide(self, queue: Sequence[Job], cluster: ClusterView, now: float) -> list[Proposal]:
         """Returns at most one proposal per job; a job without one waits. `queue` is in queue order."""

@@ -26,6 +26,7 @@ from queen.links import events
 from queen.links.workers import Generation, WorkerLinks
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
+from queen.traces import job_spans
 from wire import errors, status
 from wire.clock import Clock
 from wire.tasks import supervised
@@ -82,7 +83,7 @@ class JobDispatcher:
         self._start(live, worker, not_there)
 
     def _start(self, live: LiveJob, worker: Worker, not_there: Callable[[LiveJob], None] | None = None) -> None:
-        token = otel_context.attach(live.context)
+        token = otel_context.attach(job_spans.attempt_context(live))
         self.set_deadline(live)
         work = supervised(self._run(live, worker, not_there), f"job {live.job.id}", partial(self._broke, live, worker))
         live.task = self._group.create_task(work, name=f"dispatch {live.job.id}")
@@ -298,7 +299,7 @@ class JobDispatcher:
         delay = 0.0
         if len(job.attempts) > 1 or not isinstance(error, errors.Unreachable):
             delay = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** (len(job.attempts) - 1)) * self._jitter()
-        log.warning("attempt %d failed, again in %.1f s: %s", len(job.attempts), delay, error, extra={"job_id": job.id})
+        log.warning("attempt %d failed, again in %.1f s: %s", len(job.attempts), delay, error, extra=job.facts)
         self._jobs.retried(live, _failure(error), self._clock.now(), delay)
         self.set_queue_limit(live)
 
@@ -317,7 +318,7 @@ class JobDispatcher:
         try:
             await self._links.cancel(worker, live.job.id)
         except errors.RbeeError as error:
-            log.error("%s did not confirm the end of a job: %s", worker.id, error, extra={"job_id": live.job.id})
+            log.error("%s did not confirm the end of a job: %s", worker.id, error, extra=live.job.facts)
             self._abandon(worker)
 
     def _started_frame(self, live: LiveJob) -> bytes:

@@ -74,7 +74,11 @@ class Reconciler:
         if live is not None and live.held and not live.job.resting and _was_given(live, worker, generation):
             self._take_over(live, worker, generation)
         elif not generation.ended and not (live is not None and _runs(live, worker)):
-            log.info("worker %s still runs a job that is not its own any more; it is ended", worker.id)
+            log.info(
+                "worker %s still runs a job that is not its own any more; it is ended",
+                worker.id,
+                extra={"job_id": generation.job_id},
+            )
             await self._links.cancel(worker, generation.job_id)
 
     def _take_over(self, live: LiveJob, worker: Worker, generation: KnownGeneration) -> None:
@@ -83,7 +87,7 @@ class Reconciler:
         if not generation.ended and self._cluster.slots_available(worker.id) > 0:
             self._cluster.reserve(worker.id, live.job.id)
         self._dispatcher.adopt(live, worker, self._recovery.not_there)
-        log.info("taken over from worker %s", worker.id, extra={"job_id": live.job.id})
+        log.info("taken over from worker %s", worker.id, extra=live.job.facts)
 
 
 def _was_given(live: LiveJob, worker: Worker, generation: KnownGeneration) -> bool:

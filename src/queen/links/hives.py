@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 import grpc
@@ -10,15 +10,19 @@ import grpc
 from queen.core import model
 from queen.links import reports
 from rbee.v1 import hive_agent_service_pb2, hive_agent_service_pb2_grpc, worker_pb2
-from wire import channel, errors, status, telemetry
+from wire import channel, errors, span_messages, status, telemetry
 
 pb = hive_agent_service_pb2
 
 
 class HiveLinks:
-    """Channels to hives by address, opened when first used."""
+    """Channels to hives by address, opened when first used.
 
-    def __init__(self) -> None:
+    `on_spans` gets what hives recorded of a call, serialised `Spans`, in the context of the call.
+    """
+
+    def __init__(self, on_spans: Callable[[bytes], None] = lambda _: None) -> None:
+        self._on_spans = on_spans
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     async def spawn_worker(
@@ -42,7 +46,9 @@ class HiveLinks:
         try:
             async for message in call:
                 yield reports.worker_changes(message.worker)
+            self._on_spans(span_messages.in_trailers(await call.trailing_metadata()))
         except grpc.aio.AioRpcError as error:
+            self._on_spans(span_messages.in_trailers(error.trailing_metadata()))
             raise _named(status.from_rpc_error(error), address) from error
         finally:
             call.cancel()

@@ -6,6 +6,7 @@ Each call names the worker it is for: a port may be used again, by a worker with
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +15,7 @@ import grpc
 from queen.core.faults import StreamConnectionFailed, StreamReadError, WorkerCommunicationFailed, WorkerError
 from queen.core.model import Worker
 from rbee.v1 import engine_service_pb2, engine_service_pb2_grpc, job_pb2, worker_pb2
-from wire import channel, errors, status, telemetry
+from wire import channel, errors, span_messages, status, telemetry
 
 GENERATE: Final = "/rbee.v1.EngineService/Generate"
 RESUME: Final = "/rbee.v1.EngineService/Resume"
@@ -39,10 +40,14 @@ class KnownGeneration:
 
 
 class Generation:
-    """One running Generate or Resume call. `read` answers raw messages; each is one event."""
+    """One running Generate or Resume call. `read` answers raw messages; each is one event.
 
-    def __init__(self, call: grpc.aio.UnaryStreamCall[bytes, bytes]) -> None:
+    `on_spans` gets the worker's spans, serialised, when the call has ended.
+    """
+
+    def __init__(self, call: grpc.aio.UnaryStreamCall[bytes, bytes], on_spans: Callable[[bytes], None]) -> None:
         self._call = call
+        self._on_spans = on_spans
         self._answered = False
 
     async def read(self) -> bytes:
@@ -50,8 +55,10 @@ class Generation:
         try:
             message: object = await self._call.read()
         except grpc.aio.AioRpcError as error:
+            self._on_spans(span_messages.in_trailers(error.trailing_metadata()))
             raise self._failure(error) from error
         if not isinstance(message, bytes):
+            self._on_spans(span_messages.in_trailers(await self._call.trailing_metadata()))
             return b""
         self._answered = True
         return message
@@ -71,9 +78,13 @@ class Generation:
 
 
 class WorkerLinks:
-    """Channels to workers, opened when first used. There is one for each address, to the newest worker there."""
+    """Channels to workers, opened when first used. There is one for each address, to the newest worker there.
 
-    def __init__(self) -> None:
+    `on_spans` gets what workers recorded of a call, serialised `Spans`, in the context of the call.
+    """
+
+    def __init__(self, on_spans: Callable[[bytes], None] = lambda _: None) -> None:
+        self._on_spans = on_spans
         self._channels: dict[str, tuple[str, grpc.aio.Channel]] = {}
 
     def generate(
@@ -92,7 +103,7 @@ class WorkerLinks:
 
     def _stream(self, worker: Worker, method: str, request: bytes) -> Generation:
         call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel(worker).unary_stream(method)
-        return Generation(call(request, metadata=_metadata(worker)))
+        return Generation(call(request, metadata=_metadata(worker)), self._on_spans)
 
     async def generations(self, worker: Worker) -> tuple[bool, list[KnownGeneration]]:
         """Returns whether a worker drains, and what it runs and keeps; raises `WorkerCommunicationFailed`."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from opentelemetry import trace
+from opentelemetry.context import Context
 
 from queen.core import feasibility
 from queen.core.faults import MAX_ATTEMPTS
@@ -17,8 +17,10 @@ from queen.links import events
 from queen.links.hives import HiveLinks
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
+from queen.traces import job_spans
 from wire import errors, telemetry
 from wire.clock import Clock
+from wire.spans import Recorder
 from wire.tasks import supervised
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,7 @@ class WorkerStarts:
         clock: Clock,
         new_id: Callable[[str], str],
         group: asyncio.TaskGroup,
+        recorder: Recorder,
     ) -> None:
         self._jobs = jobs
         self._cluster = cluster
@@ -74,6 +77,7 @@ class WorkerStarts:
         self._clock = clock
         self._new_id = new_id
         self._group = group
+        self._recorder = recorder
         self._starts: dict[str, _Start] = {}  # model -> its start
         self._cut_short: dict[str, int] = {}  # model -> how many starts in a row
 
@@ -210,23 +214,24 @@ class WorkerStarts:
 
     async def _start_for(self, start: _Start, live: LiveJob) -> None:
         hive, spec = start.hive, start.spec
-        with telemetry.tracer().start_as_current_span(telemetry.SPAN_PROVISION, context=live.context) as span:
-            span.set_attributes({"rbee.worker.id": spec.worker_id, "rbee.hive.id": hive.id})
-            try:
-                # Who may wait longer than most gets the time it asks for.
-                longest = max(one.limits.start_s for one in (live, *self._waiting(start.model_ref)))
-                await self._start(hive, spec, min(max(READY_TIMEOUT_S, longest), LONGEST_READY_TIMEOUT_S))
-            except errors.RbeeError as error:
-                span.set_status(trace.StatusCode.ERROR, error.message)
-                self._start_failed(start, error)
-                return
+        # Who may wait longer than most gets the time it asks for.
+        longest = max(one.limits.start_s for one in (live, *self._waiting(start.model_ref)))
+        ready_timeout_s = min(max(READY_TIMEOUT_S, longest), LONGEST_READY_TIMEOUT_S)
+        try:
+            await self._start(hive, spec, ready_timeout_s, job_spans.infer_context(live))
+        except errors.RbeeError as error:
+            self._start_failed(start, error)
+            return
         if self._over(start):
             for waiting in self._waiting(start.model_ref):
                 self._tell(waiting, "WORKER_READY", start)
 
-    async def _start(self, hive: Hive, spec: WorkerSpec, ready_timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Returns when the worker is ready; a start that fails leaves nothing behind."""
-        with telemetry.tracer().start_as_current_span(telemetry.SPAN_WORKER_START):
+    async def _start(
+        self, hive: Hive, spec: WorkerSpec, ready_timeout_s: float = READY_TIMEOUT_S, context: Context | None = None
+    ) -> None:
+        """Returns when the worker is ready; a start that fails leaves nothing behind. `context`: whose trace it is."""
+        facts = {"rbee.worker.id": spec.worker_id, "rbee.hive.id": hive.id, "rbee.model.ref": spec.model_ref}
+        with self._recorder.span(telemetry.SPAN_PROVISION, facts, context=context, kind="client"):
             try:
                 async for changes in self._links.spawn_worker(hive.address, spec, ready_timeout_s):
                     self._cluster.heard_worker(hive.id, spec.worker_id, self._clock.now(), changes)
@@ -237,7 +242,7 @@ class WorkerStarts:
                     self._cluster.set_hive_state(hive.id, HiveState.DEGRADED)
                 self._cluster.forget_worker(spec.worker_id)
                 raise
-        log.info("worker %s is ready on %s", spec.worker_id, hive.id)
+            log.info("worker %s is ready on %s", spec.worker_id, hive.id)
 
     def _start_failed(self, start: _Start, error: errors.RbeeError) -> None:
         """Leaves it to the next cycle where it was cut short, tries once on another hive where that may help.

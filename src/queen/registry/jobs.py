@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from opentelemetry.context import Context
-
 from queen.core import lifecycle
 from queen.core.lifecycle import JobEvent
 from queen.core.model import Attempt, Decision, Failure, Job, JobState, StageLimits, Usage
@@ -23,7 +21,6 @@ KEPT_AFTER_REST: Final = 256
 """Jobs at rest whose events are kept in RAM for callers that re-attach."""
 
 
-_NO_TRACE: Final = Context()
 _USUAL_LIMITS: Final = StageLimits()
 
 
@@ -36,6 +33,7 @@ class LiveJob:
     known where it stands, `present` whether its caller is back, `received` the ids of the tokens he says he has.
     `give_up` ends the attempt that runs, with an error, if nothing was heard of it for some seconds. `unread`: the
     answer is on disk for a caller who was away when it ended.
+    `parent_span`: id of its caller's span, 0 where there is none. `sampled`: whether its trace is exported in any case.
     """
 
     job: Job
@@ -43,7 +41,6 @@ class LiveJob:
     feed: JobFeed = field(default_factory=JobFeed)
     decision: Decision | None = None
     not_before: float = 0.0
-    context: Context = field(default_factory=lambda: _NO_TRACE)
     task: asyncio.Task[None] | None = None
     limits: StageLimits = _USUAL_LIMITS
     deadline: asyncio.TimerHandle | None = None
@@ -58,6 +55,8 @@ class LiveJob:
     give_up: Callable[[RbeeError, float], None] | None = None
     position_told: int = 0
     unread: bool = False
+    parent_span: int = 0
+    sampled: bool = True
 
     @property
     def open_attempt(self) -> Attempt | None:
@@ -69,14 +68,22 @@ class LiveJob:
 class JobTable:
     """All jobs not at rest, and the newest ones at rest. `on_queued` is called when the queue has grown.
 
-    `tenants` are told what becomes of their jobs. `followed` are the waiting jobs whose events somebody reads; `moved`
+    `tenants` are told what becomes of their jobs, `on_moved` gets each job that has moved, with what it was before.
+    `followed` are the waiting jobs whose events somebody reads; `moved`
     is set when their places may have changed.
     """
 
-    def __init__(self, store: Journal, on_queued: Callable[[], None], tenants: TenantTable | None = None) -> None:
+    def __init__(
+        self,
+        store: Journal,
+        on_queued: Callable[[], None],
+        tenants: TenantTable | None = None,
+        on_moved: Callable[[LiveJob, Job], None] = lambda *_: None,
+    ) -> None:
         self._store = store
         self._tenants = tenants
         self._on_queued = on_queued
+        self._on_moved = on_moved
         self._alive: dict[str, LiveJob] = {}
         self._resting: OrderedDict[str, LiveJob] = OrderedDict()
         self._by_request: dict[str, str] = {}
@@ -177,8 +184,10 @@ class JobTable:
 
     def lost(self, live: LiveJob, failure: Failure, now: float) -> Job:
         """The attempt of an earlier queen has come to nothing; it is in the queue already."""
-        live.job = replace(live.job, attempts=_ended(live.job.attempts, now, failure))
+        before = live.job
+        live.job = replace(before, attempts=_ended(before.attempts, now, failure))
         self._store.save_job(live.job)
+        self._on_moved(live, before)
         return live.job
 
     def started(self, live: LiveJob, now: float) -> Job:
@@ -237,6 +246,7 @@ class JobTable:
         self._store.save_job(live.job)
         if self._tenants is not None:
             _tell(self._tenants, live.job)
+        self._on_moved(live, before)
         if live.job.resting:
             self._rest(live)
         self._check_settled()

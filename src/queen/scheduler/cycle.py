@@ -9,15 +9,12 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final
 
-from opentelemetry import trace
-
 from queen.core import applier
 from queen.core.model import Action, Decision, Job, Proposal
 from queen.core.ports import Dispatcher, JobScheduler, Journal, PolicyInCharge, WorkerStarter
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
 from queen.registry.tenants import TenantTable
-from wire import telemetry
 from wire.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -42,6 +39,7 @@ class SchedulingCycle:
     """Asks the scheduler about the queue, holds each proposal against the applier's rules, and lets it take effect.
 
     `policy` is asked what to do when nothing can be given to a worker; None: nobody is.
+    `decided` gets each job with the decision about it, and why the active policy did not make it.
     """
 
     def __init__(
@@ -60,6 +58,7 @@ class SchedulingCycle:
         window: int = WINDOW,
         tenants: TenantTable | None = None,
         policy: PolicyInCharge | None = None,
+        decided: Callable[[LiveJob, Decision, str], None] = lambda *_: None,
     ) -> None:
         self._scheduler = scheduler
         self._jobs = jobs
@@ -76,6 +75,7 @@ class SchedulingCycle:
         self._tenants = tenants
         self._policy = policy
         self._idle_at = float("-inf")
+        self._decided = decided
 
     async def run(self) -> None:
         """Runs cycles until cancelled."""
@@ -160,13 +160,19 @@ class SchedulingCycle:
         elif not proposal.job_id and self._is_new_refusal(proposal, refusal):
             self._store.save_decision(decision)
         if refusal:
-            log.info("refused: %s %s: %s", proposal.action, proposal.worker_id or proposal.hive_id, refusal)
+            log.info(
+                "refused: %s %s: %s",
+                proposal.action,
+                proposal.worker_id or proposal.hive_id,
+                refusal,
+                extra=live.job.facts if live is not None else None,
+            )
         elif proposal.action is Action.START_WORKER:
             self._starter.start_for(proposal)
         elif proposal.action is Action.EVICT:
             self._starter.evict(proposal)
         elif live is not None:
-            self._effect(live, proposal, now)
+            self._effect(live, proposal)
 
     def _is_new_refusal(self, proposal: Proposal, refusal: str) -> bool:
         """Returns whether a decision about no job is to be kept; one that is refused again and again is kept once."""
@@ -189,15 +195,15 @@ class SchedulingCycle:
             return  # still waiting for the same reason
         live.decision = decision
         self._store.save_decision(decision)
-        _trace(live, decision)
+        self._decided(live, decision, self._scheduler.fallback)
 
-    def _effect(self, live: LiveJob, proposal: Proposal, now: float) -> None:
+    def _effect(self, live: LiveJob, proposal: Proposal) -> None:
         job: Job = live.job
         if proposal.action is Action.DISPATCH:
             worker = self._cluster.get_worker(proposal.worker_id)
             assert worker is not None, "the applier has seen it"
             self._cluster.reserve(worker.id, job.id)
-            self._jobs.dispatched(live, worker.id, worker.hive_id, now)
+            self._jobs.dispatched(live, worker.id, worker.hive_id, self._clock.now())
             self._dispatcher.dispatch(job.id, worker)
         elif proposal.action is Action.WAIT:
             self._starter.tell_waiting(live.job.id)
@@ -209,30 +215,3 @@ def _asks_again(proposals: Sequence[Proposal], least_s: float) -> list[float]:
     """Returns after how many seconds a policy wants to be asked again, the soonest; empty when it does not say."""
     waits = [one.retry_after_s for one in proposals if one.retry_after_s is not None]
     return [max(min(waits), least_s)] if waits else []
-
-
-def _trace(live: LiveJob, decision: Decision) -> None:
-    proposal = decision.proposal
-    end_ns = int((decision.decide_time + decision.duration_s) * 1e9)
-    span = telemetry.tracer().start_span(
-        telemetry.SPAN_DECIDE, context=live.context, start_time=int(decision.decide_time * 1e9)
-    )
-    if span.is_recording():
-        span.set_attributes(
-            {
-                "rbee.policy": decision.policy,
-                "rbee.policy.version": decision.policy_version,
-                "rbee.decision.action": proposal.action.value,
-                "rbee.decision.reason": proposal.reason,
-                "rbee.decision.refusal": decision.refusal,
-                "rbee.worker.id": proposal.worker_id,
-                "rbee.hive.id": proposal.hive_id,
-                "rbee.candidates": [
-                    f"{candidate.worker_id or candidate.hive_id}: {candidate.reject_reason or 'eligible'}"
-                    for candidate in proposal.candidates
-                ],
-            }
-        )
-        if decision.refusal:
-            span.set_status(trace.StatusCode.ERROR, decision.refusal)
-    span.end(end_ns)

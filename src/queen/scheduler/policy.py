@@ -76,7 +76,8 @@ class PolicyStanding:
 class PolicyScheduler:
     """Proposes what the active policy decides; where it fails, what the platform policy decides, in the same cycle.
 
-    `name` and `version` are those of the policy that decided last. `new_id` names workers to start. `explains` False:
+    `name` and `version` are those of the policy that decided last; `fallback`: why it was not the active one, else "".
+    `new_id` names workers to start. `explains` False:
     proposals come without the candidates. `on_suspended` is told name, version and why when a policy is taken out of
     service. `tenants`: None where there is but one.
     """
@@ -104,7 +105,7 @@ class PolicyScheduler:
         self._told_since, self._told = 0.0, 0
         # What is asked sees the rows as they were written for it, whoever else asks meanwhile.
         self._one_at_a_time = asyncio.Lock()
-        self.name, self.version = PLATFORM, ""
+        self.name, self.version, self.fallback = PLATFORM, "", ""
 
     @property
     def standing(self) -> PolicyStanding:
@@ -130,12 +131,14 @@ class PolicyScheduler:
         """Returns one proposal per job of `queue`, and evictions and preloads that are about no job."""
         async with self._one_at_a_time:
             self._mirrored(cluster, now).sync(queue, now)
+            self.fallback = "suspended" if self._suspension.suspended else ""
             if self._active != PLATFORM and not self._suspension.suspended:
                 try:
                     outcome = await self._ask(queue, now, self._decider.decide)
                     proposals = Round(queue, cluster, self._new_id, outcome, explains=self._explains).proposals()
                 except PolicyFailed as failure:
                     self._note(failure, now)
+                    self.fallback = failure.cause
                 else:
                     return self._decided(proposals, queue, self._active, self._active_version)
             try:
@@ -143,6 +146,7 @@ class PolicyScheduler:
                 proposals = Round(queue, cluster, self._new_id, outcome, explains=self._explains).proposals()
             except PolicyFailed as failure:
                 log.error("the platform policy failed (%s), jobs wait: %s", failure.cause, failure.message)
+                self.fallback = failure.cause
                 reason = "the platform policy failed; see the queen's log"
                 proposals = [Proposal(job.id, Action.WAIT, reason, retry_after_s=PAUSE_S) for job in queue]
             return self._decided(proposals, queue, PLATFORM, "")

@@ -33,6 +33,7 @@ class SimpleScheduler:
 
     name = "simple"
     version = ""
+    fallback = ""
 
     def __init__(self, new_id: Callable[[str], str], shared: TenantsView | None = None) -> None:
         self._new_id = new_id

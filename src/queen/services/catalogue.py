@@ -17,6 +17,7 @@ from rbee.v1 import (
     policy_service_pb2,
     telemetry_service_pb2,
     tenant_service_pb2,
+    trace_service_pb2,
     worker_service_pb2,
 )
 from wire.server import Server
@@ -30,6 +31,7 @@ _FILES: Final[tuple[FileDescriptor, ...]] = (
     policy_service_pb2.DESCRIPTOR,
     telemetry_service_pb2.DESCRIPTOR,
     tenant_service_pb2.DESCRIPTOR,
+    trace_service_pb2.DESCRIPTOR,
     worker_service_pb2.DESCRIPTOR,
 )
 

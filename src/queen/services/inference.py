@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import grpc
-from opentelemetry import trace
 
 from queen.core.model import Job
 from queen.dispatch.callers import LONGEST_GRACE_S, Callers
@@ -16,7 +15,7 @@ from queen.services.intake import Intake
 from queen.services.rested import Rested
 from queen.services.tenants import named_by
 from rbee.v1 import inference_service_pb2, inference_service_pb2_grpc
-from wire import errors, telemetry
+from wire import errors
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -32,13 +31,12 @@ class InferenceService(inference_service_pb2_grpc.InferenceServiceServicer):
 
     async def Infer(self, request: inference_service_pb2.InferRequest, context: Context) -> None:
         """Runs one job and streams its events."""
-        with telemetry.tracer().start_as_current_span(telemetry.SPAN_INFER, kind=trace.SpanKind.SERVER):
-            found = await self._find(request, context.time_remaining(), named_by(context))
-            if isinstance(found, Job):
-                await self._rested.tell(found, context, events.job_id_frame(found.id))
-                return
-            self._jobs.follow(found)
-            await attend(found, self._jobs, self._callers, context, events.job_id_frame(found.job.id))
+        found = await self._find(request, context.time_remaining(), named_by(context))
+        if isinstance(found, Job):
+            await self._rested.tell(found, context, events.job_id_frame(found.id))
+            return
+        self._jobs.follow(found)
+        await attend(found, self._jobs, self._callers, context, events.job_id_frame(found.job.id))
 
     async def _find(
         self, request: inference_service_pb2.InferRequest, deadline_s: float | None, tenant_id: str

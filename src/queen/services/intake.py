@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
+from functools import wraps
+from typing import Concatenate, ParamSpec
 
 from google.protobuf.duration_pb2 import Duration
-from opentelemetry import context as otel_context
-from opentelemetry import trace
 
 from queen.core import admission, tenants
 from queen.core.faults import not_admitted
@@ -24,6 +24,7 @@ from queen.registry.tenants import TenantTable
 from queen.scheduler.advice import PolicyAdvice
 from queen.services.asks import asks_of
 from queen.services.prompts import Prompts
+from queen.traces.job_spans import JobSpans
 from rbee.v1 import job_pb2
 from wire import errors, status, telemetry, validation
 from wire.clock import Clock
@@ -89,6 +90,28 @@ class Models:
             )
 
 
+Asked = ParamSpec("Asked")
+
+
+def _traced(
+    accept: Callable[Concatenate[Intake, job_pb2.JobSpec, Asked], Awaitable[LiveJob]],
+) -> Callable[Concatenate[Intake, job_pb2.JobSpec, Asked], Awaitable[LiveJob]]:
+    """Records how long a job is looked at, and that it is let in or not."""
+
+    @wraps(accept)
+    async def recorded(intake: Intake, spec: job_pb2.JobSpec, /, *asked: Asked.args, **wanted: Asked.kwargs) -> LiveJob:
+        begun_ns = intake.spans.now_ns()
+        try:
+            live = await accept(intake, spec, *asked, **wanted)
+        except errors.RbeeError as error:
+            intake.spans.refused(spec.model, begun_ns, error)
+            raise
+        intake.spans.admitted(live, begun_ns)
+        return live
+
+    return recorded
+
+
 class Intake:
     """The queen's door. Closed while she stops. `capacity`: jobs of one class that may wait, 0 for any number."""
 
@@ -108,6 +131,7 @@ class Intake:
         capacity: int,
         shared: TenantTable,
         advice: PolicyAdvice,
+        spans: JobSpans,
     ) -> None:
         self._jobs = jobs
         self._models = models
@@ -122,6 +146,7 @@ class Intake:
         self._capacity = capacity
         self._tenants = shared
         self._advice = advice
+        self.spans = spans
         self._open = True
         self._unasked: dict[str, StageLimits] = {}  # model -> limits of restored jobs that ask for none: nearly all
 
@@ -154,6 +179,7 @@ class Intake:
         alive = {one: live for one in asked if (live := self._jobs.find(one)) is not None}
         return {**await self._store.find_jobs(asked - alive.keys()), **alive}
 
+    @_traced
     async def accept(
         self,
         spec: job_pb2.JobSpec,
@@ -175,10 +201,10 @@ class Intake:
         if faults := validation.job_faults(spec, longest_s=self._limits.most_s):
             raise errors.invalid(faults, "job")
         tenant_id = self._tenants.get(spec.tenant_id or tenant_id or tenants.DEFAULT).id
-        with telemetry.tracer().start_as_current_span(telemetry.SPAN_ADMISSION):
-            model_ref = await self._models.resolve(spec.model)
-            await self._prompts.check(spec, model_ref)
+        model_ref = await self._models.resolve(spec.model)
+        await self._prompts.check(spec, model_ref)
         limits = self._stage_limits(spec, model_ref, None if detached else deadline_s)
+        trace, parent_span, sampled = self.spans.joined()
         job = _job(
             spec,
             job_id=self._new_id("job"),
@@ -187,6 +213,7 @@ class Intake:
             request_id=request_id,
             detached=detached,
             timeout_s=limits.total_s,
+            trace_id=telemetry.trace_hex(trace),
         )
         if self._advice.answers("should_admit"):
             job = replace(job, order=self._order + 1, submit_time=self._clock.now())
@@ -201,14 +228,14 @@ class Intake:
         job = replace(job, order=self._order + 1, submit_time=self._clock.now())
         self._admit(job, limits)
         self._order = job.order
-        trace.get_current_span().set_attribute("rbee.job.id", job.id)
         live = LiveJob(
             job,
             spec.SerializeToString(),
-            context=otel_context.get_current(),
             limits=limits,
             grace_s=grace_s,
             prefix=tuple(received),
+            parent_span=parent_span,
+            sampled=sampled,
         )
         self._jobs.add(live)
         live.position_told = self._jobs.position(job.id, job.submit_time)
@@ -266,7 +293,7 @@ class Intake:
             limits = replace(limits, total_s=job.timeout_s)
         tenant_id = job.tenant_id or tenants.DEFAULT
         queued = replace(job, state=JobState.QUEUED, tenant_id=tenant_id, asks=asks_of(asked))
-        return LiveJob(queued, spec, limits=limits)
+        return LiveJob(queued, spec, limits=limits, sampled=self.spans.samples(job.trace_id))
 
     def _stage_limits(self, spec: job_pb2.JobSpec, model_ref: str, caller_s: float | None) -> StageLimits:
         timeouts = spec.timeouts
@@ -295,6 +322,7 @@ def _job(
     request_id: str,
     detached: bool,
     timeout_s: float,
+    trace_id: str,
 ) -> Job:
     """Returns a job without its place and time, which it gets when it is let in."""
     return Job(
@@ -312,6 +340,6 @@ def _job(
         detached=detached,
         no_failover=spec.no_failover,
         timeout_s=timeout_s,
-        trace_id=telemetry.trace_id(),
+        trace_id=trace_id,
         asks=asks_of(spec),
     )

@@ -50,6 +50,7 @@ class StagedPolicy:
         self._stage = stage
         self._heard = 0.0
         self.name, self.version = (policy.name if policy else "platform"), ""
+        self.fallback = ""
         try:
             self._decider = InProcessDecider(platform, deadline_ms=DEADLINE_MS, explains=False)
             self._scheduler = PolicyScheduler(self._decider, stage.new_id, tenants=stage.tenants, explains=False)

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
-from opentelemetry import context as otel_context
-from opentelemetry import trace
+from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from queen.core.model import Job
@@ -67,15 +66,12 @@ class Answering:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         asked = self._read(await caller.read_json(scope, receive, self._desk.body_bytes), scope)
-        token = otel_context.attach(telemetry.extract(_trace_headers(scope)))
         try:
-            with telemetry.tracer().start_as_current_span(telemetry.SPAN_INFER, kind=trace.SpanKind.SERVER):
+            with telemetry.joined(Headers(scope=scope)):
                 await caller.while_connected(receive, self._answer(asked, send))
         except SlowReader:
             server.abort(scope)
             await receive()  # returns when the connection is gone
-        finally:
-            otel_context.detach(token)
 
     async def _answer(self, asked: Asked, send: Send) -> None:
         async with self._jobs(asked) as lives:
@@ -243,11 +239,6 @@ class _Stream:
                 await self._send({"type": "http.response.body", "body": body, "more_body": not last})
         except TimeoutError:
             raise SlowReader from None
-
-
-def _trace_headers(scope: Scope) -> list[tuple[str, str]]:
-    wanted = (b"traceparent", b"tracestate")
-    return [(key.decode(), value.decode("latin-1")) for key, value in scope["headers"] if key in wanted]
 
 
 def _event(body: styles.Json) -> bytes:
