@@ -49,7 +49,7 @@ class Greedy:
 class Idler:
     """Waits with every job, and does in idle times what it is told to."""
 
-    name, version = "idler", "1"
+    name, version, fallback = "idler", "1", ""
 
     def __init__(self, *proposals, again_s=None):
         self.proposals = list(proposals)

@@ -35,13 +35,17 @@ def place(tmp_path):
         yield queen, channel
 
 
-def spawn(channel, slots, tokens_per_second):
+def spawn(channel, slots, tokens_per_second, completion_tokens=100):
     worker_service_pb2_grpc.WorkerServiceStub(channel).Spawn(
         worker_service_pb2.WorkerServiceSpawnRequest(
             model=MODEL,
             engine="synthetic",
             slots=slots,
-            engine_options={"tokens_per_second": str(tokens_per_second), "first_token_ms": "0"},
+            engine_options={
+                "tokens_per_second": str(tokens_per_second),
+                "completion_tokens": str(completion_tokens),
+                "first_token_ms": "0",
+            },
         ),
         timeout=60,
     )
@@ -105,7 +109,7 @@ def test_a_tenant_that_sends_ten_times_the_load_gets_no_more_than_its_share(plac
 
 def test_a_quota_of_jobs_makes_them_wait_and_they_are_told_why(place):
     queen, channel = place
-    spawn(channel, slots=4, tokens_per_second=40)
+    spawn(channel, slots=4, tokens_per_second=40, completion_tokens=4000)
     create(channel, "lab", max_concurrent_jobs=1)
     first, second = hand_in(channel, job_of("lab", 4000), job_of("lab", 2))
     (other,) = hand_in(channel, job_of("", 1))
