@@ -33,6 +33,7 @@ from queen.registry.tenants import TenantTable
 from queen.scheduler.advice import PolicyAdvice
 from queen.scheduler.cycle import SchedulingCycle
 from queen.services import catalogue
+from queen.services.asks import asks_in
 from queen.services.hives import HiveService
 from queen.services.inference import InferenceService
 from queen.services.intake import Intake, Models
@@ -247,7 +248,7 @@ class _Queen:
         for hive in hives:
             queen.cluster.register_hive(hive)
         gc.disable()  # all of it stays: looking through it again and again would take longer than making it
-        for job, spec in await store.load_unfinished():
+        for job, spec in await store.load_unfinished(asks_in):
             kept = await store.get_output(job.id) if job.first_token_time is not None else None
             queen._recovery.restore(queen._intake.restored(job, spec), kept[1] if kept else [])
         gc.freeze()

@@ -14,6 +14,7 @@ from postgres import running_postgres
 from programs import running_queen
 from queen.core.model import (
     Action,
+    Asks,
     Attempt,
     Candidate,
     Decision,
@@ -166,7 +167,10 @@ async def test_unfinished_jobs_come_back_with_what_they_ask_for_in_order(store):
     await store.flush()
     store.drop_request("late")
     await store.flush()
-    assert [(one.id, spec) for one, spec in await store.load_unfinished()] == [("early", b"early-spec"), ("late", b"")]
+    assert [(one.id, spec) for one, spec in await store.load_unfinished(lambda _: Asks())] == [
+        ("early", b"early-spec"),
+        ("late", b""),
+    ]
 
 
 async def test_decisions_come_back_oldest_first(store):
@@ -298,11 +302,11 @@ async def test_requests_are_kept_with_their_jobs_where_that_is_wanted(tmp_path):
             await opened.flush()
             opened.drop_request("job-1")
             await opened.flush()
-            assert [spec for _, spec in await opened.load_unfinished()] == [left]
+            assert [spec for _, spec in await opened.load_unfinished(lambda _: Asks())] == [left]
             assert await opened.purge(6.0, 10) == 1
             opened.save_job(job("job-1", 1))
             await opened.flush()
-            assert [spec for _, spec in await opened.load_unfinished()] == [b""], "purged with its job"
+            assert [spec for _, spec in await opened.load_unfinished(lambda _: Asks())] == [b""], "purged with its job"
             opened.writer.close()
         await opened.close()
 

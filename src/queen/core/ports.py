@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal, Protocol
 
-from queen.core.model import Decision, Hive, Job, JobState, ModelFile, Proposal, Verdict, Worker
+from queen.core.model import Asks, Decision, Hive, Job, JobState, ModelFile, Proposal, Verdict, Worker
 from queen.core.tenants import Load, Tenant, TenantUsage
 from queen.core.versions import PolicyActivation, PolicyVersion
 
@@ -288,8 +288,11 @@ class Store(Journal, Protocol):
         """Returns each tenant's counter of fair shares as last written."""
         ...
 
-    async def load_unfinished(self) -> list[tuple[Job, bytes]]:
-        """Returns the jobs that were not at rest with what they ask for, in the order they were accepted."""
+    async def load_unfinished(self, read: Callable[[bytes], Asks]) -> list[tuple[Job, bytes]]:
+        """Returns the jobs that were not at rest with what they ask for, in the order they were accepted.
+
+        `read` tells of that what policies may know.
+        """
         ...
 
     async def last_order(self) -> int:

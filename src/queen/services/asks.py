@@ -14,17 +14,23 @@ BYTES_PER_TOKEN: Final = 4
 """Of English text in the usual vocabularies; prompts are counted exactly by the worker alone."""
 
 
+def asks_in(spec: bytes) -> Asks:
+    """Returns what a job with this serialised JobSpec asks for."""
+    return asks_of(job_pb2.JobSpec.FromString(spec))
+
+
 def asks_of(spec: job_pb2.JobSpec) -> Asks:
     """Returns what a job asks for."""
     prompt = _prompt(spec)
     sampling = spec.sampling
-    geo = {field.name: value for field, value in spec.user_geo.ListFields()}
+    prompt_hash = _hash(prompt)
+    geo = {field.name: value for field, value in spec.user_geo.ListFields()} if spec.HasField("user_geo") else {}
     return Asks(
         max_tokens=sampling.max_tokens if sampling.HasField("max_tokens") else None,
         temperature=round(sampling.temperature, 6) if sampling.HasField("temperature") else None,
         seed=sampling.seed if sampling.HasField("seed") else None,
-        prompt_hash=_hash(prompt),
-        prefix_hash=_hash(prompt[:PREFIX_BYTES]),
+        prompt_hash=prompt_hash,
+        prefix_hash=_hash(prompt[:PREFIX_BYTES]) if len(prompt) > PREFIX_BYTES else prompt_hash,
         prompt_tokens=-(-len(prompt) // BYTES_PER_TOKEN),
         user_geo=geo,
     )

@@ -291,9 +291,9 @@ class Intake:
                 self._unasked[job.model_ref] = limits
         if job.timeout_s != limits.total_s:
             limits = replace(limits, total_s=job.timeout_s)
-        tenant_id = job.tenant_id or tenants.DEFAULT
-        queued = replace(job, state=JobState.QUEUED, tenant_id=tenant_id, asks=asks_of(asked))
-        return LiveJob(queued, spec, limits=limits, sampled=self.spans.samples(job.trace_id))
+        if job.state is not JobState.QUEUED:
+            job = replace(job, state=JobState.QUEUED)
+        return LiveJob(job, spec, limits=limits, sampled=self.spans.samples(job.trace_id))
 
     def _stage_limits(self, spec: job_pb2.JobSpec, model_ref: str, caller_s: float | None) -> StageLimits:
         timeouts = spec.timeouts

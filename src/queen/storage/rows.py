@@ -10,6 +10,7 @@ from typing import Any
 
 from queen.core.model import (
     Action,
+    Asks,
     Attempt,
     Candidate,
     Decision,
@@ -23,7 +24,7 @@ from queen.core.model import (
     Proposal,
     Usage,
 )
-from queen.core.tenants import Quota, Tenant, TenantUsage
+from queen.core.tenants import DEFAULT, Quota, Tenant, TenantUsage
 from queen.core.versions import PolicyActivation, PolicyVersion, Turn
 
 Row = dict[str, Any]
@@ -99,7 +100,7 @@ _PRIORITIES = {priority.value: priority for priority in Priority}
 _NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
-def to_unfinished(row: Sequence[Any]) -> Job:
+def to_unfinished(row: Sequence[Any], asks: Asks) -> Job:
     """Returns the job of `UNFINISHED` columns, `labels` and `attempts` as JSON text.
 
     A queen reads these by the hundred thousand before she serves: nothing is done here for a row that need not be.
@@ -116,7 +117,7 @@ def to_unfinished(row: Sequence[Any]) -> Job:
         _STATES[state],
         _TYPES[type_],
         _PRIORITIES[priority],
-        tenant_id,
+        tenant_id or DEFAULT,
         session_id,
         _NO_LABELS if labels == "{}" else json.loads(labels),
         detached,
@@ -126,6 +127,7 @@ def to_unfinished(row: Sequence[Any]) -> Job:
         attempts=() if attempts == "[]" else tuple(_to_attempt(attempt) for attempt in json.loads(attempts)),
         trace_id=trace_id,
         seed=seed,
+        asks=asks,
     )
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,7 @@ from sqlalchemy import JSON, Row, String, cast, create_engine, event, func, insp
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from queen.core.model import RESTING_STATES, Decision, Hive, Job, JobState
+from queen.core.model import RESTING_STATES, Asks, Decision, Hive, Job, JobState
 from queen.core.tenants import Tenant, TenantUsage
 from queen.core.versions import PolicyActivation, PolicyVersion
 from queen.storage import rows
@@ -189,7 +189,7 @@ class SqlStore:
         )
         return {row["tenant_id"]: row["served"] for row in await self._read(query)}
 
-    async def load_unfinished(self) -> list[tuple[Job, bytes]]:
+    async def load_unfinished(self, read: Callable[[bytes], Asks]) -> list[tuple[Job, bytes]]:
         """Returns the jobs that were not at rest with what they ask for, in the order they were accepted."""
         resting = [state.value for state in RESTING_STATES]
         columns = [JOBS.c[name] for name in rows.UNFINISHED]
@@ -201,7 +201,7 @@ class SqlStore:
             .where(JOBS.c.state.not_in(resting))
             .order_by(JOBS.c.order)
         )
-        return [(rows.to_unfinished(row[1:]), row[0] or b"") for row in await self._fetch(query)]
+        return [(rows.to_unfinished(row[1:], read(row[0] or b"")), row[0] or b"") for row in await self._fetch(query)]
 
     async def oldest_end(self) -> float | None:
         """Returns when the job that has been at rest longest ended; None when none is at rest."""
