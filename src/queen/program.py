@@ -51,7 +51,7 @@ from queen.storage.store import SqlStore, open_in_time
 from queen.traces.collector import Collector
 from queen.traces.job_spans import QUEEN, JobSpans
 from queen.traces.kept import Traces
-from queen.web import app
+from queen.web import app, connect
 from queen.web.server import HttpServer
 from wire import channel, errors
 from wire.clock import Clock
@@ -113,7 +113,6 @@ async def run(settings: Settings, sources: Sources) -> None:
                     runs.append(queen.deciders.files.run())
                 tasks = [group.create_task(run) for run in runs]
                 try:
-                    await queen.serve_http()
                     await queen.serve(settings.listen)
                     await stopping.wait()
                 finally:
@@ -318,10 +317,11 @@ class _Queen:
             ),
         )
         catalogue.add_unserved(self._server)
+        await self._serve_http()
         await self._server.start()
         log.info("serves on %s:%d, data in %s", host, port, self._settings.data_dir)
 
-    async def serve_http(self) -> None:
+    async def _serve_http(self) -> None:
         """Serves HTTP, unless she is told not to."""
         if not self._settings.http:
             return
@@ -337,6 +337,7 @@ class _Queen:
                 cancel=self._dispatcher.cancel,
                 clock=self._clock,
                 new_id=self._sources.new_id,
+                more=[connect.route(self._server.methods, self._settings)],
             )
         )
         log.info("answers OpenAI's clients at http://%s/v1", address)

@@ -1,0 +1,209 @@
+"""What gRPC can, over HTTP: plain curl with JSON and with Protobuf, and a browser's rules."""
+
+import base64
+import json
+import shutil
+import socket
+import struct
+import subprocess
+
+import grpc
+import pytest
+
+from programs import rbee, skip_or_fail, slots_taken, wait_for
+from rbee.v1 import hive_service_pb2, inference_service_pb2, job_pb2, job_service_pb2, job_service_pb2_grpc
+
+LIST = "rbee.v1.HiveService/List"
+INFER = "rbee.v1.InferenceService/Infer"
+JSON, PROTO = "application/json", "application/proto"
+STREAM_JSON, STREAM_PROTO = "application/connect+json", "application/connect+proto"
+HELLO = {"job": {"model": "rbee-tiny", "prompt": "What is a hive?", "sampling": {"maxTokens": 6, "temperature": 0}}}
+
+
+@pytest.fixture(scope="module")
+def curl(web):
+    command = shutil.which("curl")
+    if command is None:
+        skip_or_fail("there is no curl; install it with: apt-get install curl")
+
+    def ask(method, body, kind=JSON, *headers):
+        said = [f"content-type: {kind}", *headers]
+        done = subprocess.run(
+            [command, "-sS", "--max-time", "60", "--data-binary", "@-", "-w", "\n%{http_code}"]
+            + [part for one in said for part in ("-H", one)]
+            + [f"http://{web.http}/{method}"],
+            input=body if isinstance(body, bytes) else json.dumps(body).encode(),
+            capture_output=True,
+            check=True,
+        )
+        answer, _, status = done.stdout.rpartition(b"\n")
+        return int(status), answer
+
+    return ask
+
+
+def enveloped(body):
+    return struct.pack(">BI", 0, len(body)) + body
+
+
+def envelopes(body):
+    """The messages of a stream, and what it ended with."""
+    found = []
+    while body:
+        flags, size = struct.unpack(">BI", body[:5])
+        found.append((flags, body[5 : 5 + size]))
+        body = body[5 + size :]
+    assert [flags for flags, _ in found] == [0] * (len(found) - 1) + [2]
+    return [one for _, one in found[:-1]], json.loads(found[-1][1])
+
+
+def shown(error):
+    return {detail["type"].rpartition(".")[2]: detail["debug"] for detail in error["details"]}
+
+
+def test_a_call_is_answered_in_json_and_in_binary(curl):
+    status, body = curl(LIST, {})
+    [hive] = json.loads(body)["hives"]
+    assert (status, hive["id"], hive["state"]) == (200, "mill", "HIVE_STATE_HEALTHY")
+    status, body = curl(LIST, b"", PROTO)
+    [hive] = hive_service_pb2.HiveServiceListResponse.FromString(body).hives
+    assert (status, hive.id) == (200, "mill")
+
+
+def test_an_error_has_its_code_its_reason_and_every_bad_field(curl):
+    status, body = curl("rbee.v1.HiveService/Get", {"hiveId": "nobody"})
+    error = json.loads(body)
+    assert (status, error["code"]) == (404, "not_found")
+    assert "there is no hive nobody" in error["message"]
+    assert shown(error)["ErrorInfo"] == {"reason": "HIVE_NOT_FOUND", "domain": "rbee"}
+    raw = base64.b64decode(error["details"][0]["value"] + "==")
+    assert b"HIVE_NOT_FOUND" in raw
+    job = {**HELLO["job"], "sampling": {"topP": 7, "temperature": 9}}
+    status, body = curl("rbee.v1.JobService/Submit", {"job": job})
+    bad = shown(json.loads(body))["BadRequest"]["fieldViolations"]
+    assert (status, [one["field"] for one in bad]) == (400, ["job.sampling.temperature", "job.sampling.top_p"])
+
+
+def test_an_answer_streams_in_json(curl):
+    status, body = curl(INFER, enveloped(json.dumps(HELLO).encode()), STREAM_JSON)
+    messages, end = envelopes(body)
+    assert (status, end) == (200, {})
+    told = [json.loads(one) for one in messages]
+    assert told[0]["jobId"].startswith("job-")
+    events = [event for one in told for event in one["events"]]
+    assert sum(event["tokens"]["count"] for event in events if "tokens" in event) == 6
+    assert events[-1]["done"]["finishReason"] == "FINISH_REASON_LENGTH"
+
+
+def test_an_answer_streams_in_binary_and_may_be_watched_again(curl):
+    asked = inference_service_pb2.InferRequest(detach=True)
+    asked.job.model, asked.job.prompt, asked.job.sampling.max_tokens = "rbee-tiny", "What is a hive?", 6
+    _, body = curl(INFER, enveloped(asked.SerializeToString()), STREAM_PROTO)
+    messages, _ = envelopes(body)
+    told = [inference_service_pb2.InferResponse.FromString(one) for one in messages]
+    events = [event for one in told for event in one.events]
+    again = job_service_pb2.JobServiceWatchRequest(job_id=told[0].job_id, after_sequence=events[0].sequence)
+    _, body = curl("rbee.v1.JobService/Watch", enveloped(again.SerializeToString()), STREAM_PROTO)
+    messages, _ = envelopes(body)
+    watched = [event for one in messages for event in job_service_pb2.JobServiceWatchResponse.FromString(one).events]
+    assert watched == events[1:]
+
+
+def test_a_stream_that_fails_ends_with_the_error(curl):
+    asked = {"job": {**HELLO["job"], "model": "nothing"}}
+    status, body = curl(INFER, enveloped(json.dumps(asked).encode()), STREAM_JSON)
+    messages, end = envelopes(body)
+    assert (status, messages, end["error"]["code"]) == (200, [], "not_found")
+    assert shown(end["error"])["ErrorInfo"]["reason"] == "MODEL_NOT_FOUND"
+
+
+def test_grpc_web_is_spoken_too(curl):
+    asked = enveloped(hive_service_pb2.HiveServiceListRequest().SerializeToString())
+    status, body = curl(LIST, asked, "application/grpc-web+proto")
+    flags, size = struct.unpack(">BI", body[:5])
+    assert (status, flags) == (200, 0)
+    assert hive_service_pb2.HiveServiceListResponse.FromString(body[5 : 5 + size]).hives[0].id == "mill"
+    assert body[5 + size] == 0x80
+    assert b"grpc-status: 0" in body
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "kind", "status", "says"),
+    [
+        (LIST, b"{", JSON, 400, b"INVALID_JSON"),
+        (LIST, b'{"pageSize": "many"}', JSON, 400, b"INVALID_JSON"),
+        (LIST, b"[" * 50_000, JSON, 400, b"invalid_argument"),
+        (LIST, b"\xff\xff", JSON, 400, b"invalid_argument"),
+        (LIST, b"\xff\xff", PROTO, 400, b"INVALID_BODY"),
+        (LIST, b"{}", "text/plain", 415, b""),
+        (LIST, b"", "application/grpc", 415, b"7833"),
+        (LIST, b" " * 2**21, JSON, 429, b"larger than"),
+        ("rbee.v1.HiveService/Dance", b"{}", JSON, 404, b"nothing is served"),
+        ("rbee.v1.LogService/Stream", enveloped(b"{}"), STREAM_JSON, 200, b"What it will do: "),
+        ("rbee.v1.TelemetryService/Report", enveloped(b"{}"), STREAM_JSON, 200, b"use gRPC"),
+        (INFER, b"{}", STREAM_JSON, 200, b"error"),
+    ],
+)
+def test_bad_input_is_told_what_is_wrong(curl, web, method, body, kind, status, says):
+    logged = len(web.log)
+    got, answer = curl(method, body, kind)
+    assert (got, says in answer) == (status, True), answer
+    assert "Traceback" not in web.log[logged:]
+
+
+def test_pages_of_other_sites_may_not_ask_unless_they_are_named(curl, web):
+    assert curl(LIST, {}, JSON, "origin: https://evil.example")[0] == 403
+    assert curl(LIST, {}, JSON, "origin: https://chat.example")[0] == 200
+    assert curl(LIST, {}, JSON, "origin: http://localhost:5173")[0] == 200
+    assert curl(LIST, {}, JSON, "x-odd: \xff")[0] == 200
+
+
+def test_a_deadline_is_the_jobs(curl):
+    asked = {"job": {"model": "rbee-tiny", "prompt": "hi", "sampling": {"maxTokens": 400}}}
+    _, body = curl(INFER, enveloped(json.dumps(asked).encode()), STREAM_JSON, "connect-timeout-ms: 1")
+    assert envelopes(body)[1]["error"]["code"] == "deadline_exceeded"
+
+
+def begun(web, asked):
+    """A connection on which an answer has begun, and the job."""
+    connection = socket.create_connection((web.http.partition(":")[0], int(web.http.rpartition(":")[2])), 20)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    body = enveloped(json.dumps(asked).encode())
+    head = f"POST /{INFER} HTTP/1.1\r\nhost: {web.http}\r\ncontent-type: {STREAM_JSON}\r\ncontent-length: {len(body)}"
+    connection.sendall(head.encode() + b"\r\n\r\n" + body)
+    said = b""
+    while b'"tokens"' not in said:
+        said += connection.recv(65536)
+    return connection, said.partition(b'"jobId":"')[2].partition(b'"')[0].decode()
+
+
+def state_of(web, job_id):
+    with grpc.insecure_channel(web.address) as channel:
+        got = job_service_pb2_grpc.JobServiceStub(channel).Get(job_service_pb2.JobServiceGetRequest(job_id=job_id))
+    return got.job.state
+
+
+@pytest.fixture(scope="module")
+def endless(web):
+    """A model that writes on and on, fast."""
+    options = ("--engine", "synthetic", "--slots", "2", "--context-length", "9000000")
+    pace = ("--engine-option", "completion_tokens=8000000", "--engine-option", "tokens_per_second=0")
+    done = rbee(web, "worker", "spawn", "synthetic:endless", *options, *pace)
+    assert done.returncode == 0, done.stderr
+    job = {"model": "synthetic:endless", "prompt": "hi"}
+    return {"job": job}
+
+
+def test_a_caller_that_goes_away_ends_its_job(web, endless):
+    connection, job_id = begun(web, endless)
+    connection.close()
+    wait_for(lambda: state_of(web, job_id) == job_pb2.JOB_STATE_CANCELLED, "the job is cancelled")
+    wait_for(lambda: slots_taken(web) == 0, "its slot is free")
+
+
+def test_a_caller_that_does_not_read_is_cut_off(web, endless):
+    connection, job_id = begun(web, endless)
+    wait_for(lambda: state_of(web, job_id) == job_pb2.JOB_STATE_CANCELLED, "the job is cancelled")
+    wait_for(lambda: slots_taken(web) == 0, "its slot is free")
+    connection.close()
+    assert f"the caller of /{INFER} does not read its answer" in web.log
