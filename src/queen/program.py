@@ -299,6 +299,7 @@ class _Queen:
             "TelemetryService",
             TelemetryService(
                 cluster=self.cluster,
+                jobs=self.jobs,
                 store=self._store,
                 clock=clock,
                 instance_id=self._sources.instance_id,
