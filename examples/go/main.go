@@ -1,43 +1,63 @@
-// Command contract streams one answer from a queen: contract localhost:7833 MODEL PROMPT
+// Command example works with a queen: example [-queen HOST:PORT] infer MODEL PROMPT | hives | watch
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
-	"log"
 	"os"
+	"strings"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	rbeev1 "rbee.example/contract/rbee/v1"
+	rbeev1 "rbee.example/go/rbee/v1"
 )
 
+const usage = "usage: example [-queen HOST:PORT] infer MODEL PROMPT | hives | watch"
+
 func main() {
-	if len(os.Args) != 4 {
-		log.Fatal("usage: contract HOST:PORT MODEL PROMPT")
+	address := "127.0.0.1:7833"
+	if given := os.Getenv("RBEE_QUEEN"); given != "" {
+		address = given
 	}
-	connection, err := grpc.NewClient(os.Args[1], grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer connection.Close()
-	job := &rbeev1.JobSpec{
-		Model:    os.Args[2],
-		Input:    &rbeev1.JobSpec_Prompt{Prompt: os.Args[3]},
-		Sampling: &rbeev1.Sampling{MaxTokens: proto.Uint32(64), Temperature: proto.Float32(0)},
-	}
-	if err := infer(context.Background(), rbeev1.NewInferenceServiceClient(connection), job); err != nil {
-		log.Fatal(err)
+	flag.StringVar(&address, "queen", address, "where the queen serves gRPC")
+	flag.Parse()
+	if err := run(context.Background(), address, flag.Args()); err != nil {
+		fmt.Fprintln(os.Stderr, told(err))
+		os.Exit(1)
 	}
 }
 
-// infer writes the answer to stdout and the other events to stderr.
-func infer(ctx context.Context, queen rbeev1.InferenceServiceClient, job *rbeev1.JobSpec) error {
-	stream, err := queen.Infer(ctx, &rbeev1.InferRequest{Job: job})
+func run(ctx context.Context, address string, arguments []string) error {
+	queen, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer queen.Close()
+	switch {
+	case len(arguments) == 3 && arguments[0] == "infer":
+		return infer(ctx, rbeev1.NewInferenceServiceClient(queen), arguments[1], arguments[2])
+	case len(arguments) == 1 && arguments[0] == "hives":
+		return hives(ctx, rbeev1.NewHiveServiceClient(queen))
+	case len(arguments) == 1 && arguments[0] == "watch":
+		return watch(ctx, rbeev1.NewTelemetryServiceClient(queen))
+	}
+	return errors.New(usage)
+}
+
+// infer writes an answer to stdout as it comes, everything else that happens to stderr.
+func infer(ctx context.Context, queen rbeev1.InferenceServiceClient, model, prompt string) error {
+	stream, err := queen.Infer(ctx, &rbeev1.InferRequest{Job: &rbeev1.JobSpec{
+		Model:    model,
+		Input:    &rbeev1.JobSpec_Prompt{Prompt: prompt},
+		Sampling: &rbeev1.Sampling{MaxTokens: proto.Uint32(64), Temperature: proto.Float32(0)},
+	}})
 	if err != nil {
 		return err
 	}
@@ -50,19 +70,71 @@ func infer(ctx context.Context, queen rbeev1.InferenceServiceClient, job *rbeev1
 			return err
 		}
 		for _, event := range response.GetEvents() {
-			show(event)
+			switch happened := event.GetEvent().(type) {
+			case *rbeev1.JobEvent_Tokens:
+				fmt.Print(happened.Tokens.GetText())
+			case *rbeev1.JobEvent_Done:
+				fmt.Fprintf(os.Stderr, "\ndone: %d tokens\n", happened.Done.GetUsage().GetCompletionTokens())
+			default:
+				fmt.Fprintf(os.Stderr, "%T\n", happened)
+			}
 		}
 	}
 }
 
-func show(event *rbeev1.JobEvent) {
-	switch happened := event.GetEvent().(type) {
-	case *rbeev1.JobEvent_Tokens:
-		fmt.Print(happened.Tokens.GetText())
-	case *rbeev1.JobEvent_Done:
-		done := happened.Done
-		fmt.Fprintf(os.Stderr, "%d: %s, %d tokens\n", event.GetSequence(), done.GetFinishReason(), done.GetUsage().GetCompletionTokens())
-	default:
-		fmt.Fprintf(os.Stderr, "%d: %T\n", event.GetSequence(), happened)
+// hives prints a line for each machine.
+func hives(ctx context.Context, queen rbeev1.HiveServiceClient) error {
+	request := &rbeev1.HiveServiceListRequest{}
+	for {
+		page, err := queen.List(ctx, request)
+		if err != nil {
+			return err
+		}
+		for _, hive := range page.GetHives() {
+			state := strings.TrimPrefix(hive.GetState().String(), "HIVE_STATE_")
+			fmt.Printf("%s %s %d devices %d models\n", hive.GetId(), state, len(hive.GetDevices()), len(hive.GetModels()))
+		}
+		if request.PageToken = page.GetNextPageToken(); request.PageToken == "" {
+			return nil
+		}
 	}
+}
+
+// watch prints a line whenever the cluster is told of: all of it first, then what changed.
+func watch(ctx context.Context, queen rbeev1.TelemetryServiceClient) error {
+	stream, err := queen.WatchCluster(ctx, &rbeev1.WatchClusterRequest{})
+	if err != nil {
+		return err
+	}
+	hives, workers := map[string]bool{}, map[string]bool{}
+	for {
+		change, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		for _, hive := range change.GetHives() {
+			hives[hive.GetId()] = true
+		}
+		for _, worker := range change.GetWorkers() {
+			workers[worker.GetId()] = true
+		}
+		for _, id := range change.GetRemovedHiveIds() {
+			delete(hives, id)
+		}
+		for _, id := range change.GetRemovedWorkerIds() {
+			delete(workers, id)
+		}
+		fmt.Printf("%d hives, %d workers, %d waiting, %.1f tokens/s\n",
+			len(hives), len(workers), change.GetQueueDepth(), change.GetTokensPerSecond())
+	}
+}
+
+// told puts the reason of google.rpc.ErrorInfo, on which programs can switch, before what an error says.
+func told(err error) string {
+	for _, detail := range status.Convert(err).Details() {
+		if info, found := detail.(*errdetails.ErrorInfo); found {
+			return info.GetReason() + ": " + status.Convert(err).Message()
+		}
+	}
+	return err.Error()
 }
