@@ -1,18 +1,26 @@
 """What gRPC can, over HTTP: plain curl with JSON and with Protobuf, and a browser's rules."""
 
+import asyncio
 import base64
+import http.client
 import json
 import shutil
 import socket
 import struct
 import subprocess
+import textwrap
+from pathlib import Path
 
 import grpc
 import pytest
+from connectrpc.code import Code
+from connectrpc.errors import ConnectError
 
 from programs import rbee, skip_or_fail, slots_taken, wait_for
+from queen.web import connect
 from rbee.v1 import hive_service_pb2, inference_service_pb2, job_pb2, job_service_pb2, job_service_pb2_grpc
 
+ROOT = Path(__file__).parents[2]
 LIST = "rbee.v1.HiveService/List"
 INFER = "rbee.v1.InferenceService/Infer"
 JSON, PROTO = "application/json", "application/proto"
@@ -156,6 +164,46 @@ def test_pages_of_other_sites_may_not_ask_unless_they_are_named(curl, web):
     assert curl(LIST, {}, JSON, "origin: https://chat.example")[0] == 200
     assert curl(LIST, {}, JSON, "origin: http://localhost:5173")[0] == 200
     assert curl(LIST, {}, JSON, "x-odd: \xff")[0] == 200
+
+
+def test_a_page_that_is_named_may_ask_and_read(web):
+    named = {"origin": "https://chat.example"}
+    asks = {"access-control-request-method": "POST", "access-control-request-headers": "connect-protocol-version"}
+    connection = http.client.HTTPConnection(web.http)
+    connection.request("OPTIONS", f"/{LIST}", headers={**named, **asks})
+    answer = connection.getresponse()
+    assert (answer.status, answer.read() is not None) == (200, True)
+    assert answer.headers["access-control-allow-headers"] == "connect-protocol-version"
+    connection.request("POST", f"/{LIST}", b"{}", headers={**named, "content-type": JSON})
+    answer = connection.getresponse()
+    assert "grpc-status" in answer.headers["access-control-expose-headers"]
+    assert json.loads(answer.read())["hives"]
+
+
+def test_headers_are_what_metadata_is_to_grpc(curl):
+    status, body = curl("rbee.v1.JobService/Submit", HELLO, JSON, "x-rbee-tenant: nobody")
+    assert (status, shown(json.loads(body))["ErrorInfo"]["reason"]) == (404, "TENANT_NOT_FOUND")
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    status, body = curl("rbee.v1.JobService/Submit", HELLO, JSON, f"traceparent: 00-{trace_id}-00f067aa0ba902b7-01")
+    assert (status, json.loads(body)["job"]["traceId"]) == (200, trace_id)
+
+
+def test_what_operations_tells_can_be_typed(curl, web):
+    text = (ROOT / "docs" / "operations.md").read_text()
+    section = text.partition("## From a browser or curl: Connect\n")[2].partition("\n## ")[0]
+    typed = textwrap.dedent("\n".join(line for line in section.splitlines() if line.startswith("    ")))
+    typed = typed.replace("127.0.0.1:7834", web.http).replace("curl ", "curl -sS ")
+    done = subprocess.run(["bash", "-e", "-c", typed], capture_output=True, timeout=60, check=True)
+    for says in (b'"hives":[', b"JOB_NOT_FOUND", b'"jobId":"job-', b"FINISH_REASON_LENGTH"):
+        assert says in done.stdout, done
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(connect, "BODY_S", 0.01)
+    silence = asyncio.Event()
+    with pytest.raises(ConnectError) as refused:
+        await connect._in_time(silence.wait)()
+    assert refused.value.code is Code.DEADLINE_EXCEEDED
 
 
 def test_a_deadline_is_the_jobs(curl):
