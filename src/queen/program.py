@@ -142,6 +142,7 @@ class _Queen:
         self._clock = clock
         self._store = store
         self._woken = asyncio.Event()
+        self._leaving = asyncio.Event()
         self.cluster = Cluster(self._wake, store.save_hive, min_residency_s=settings.min_residency)
         self.tenants = TenantTable(store, self.cluster.get_worker)
         self._traces = Traces(settings.traces, sources.collector.add if sources.collector else None)
@@ -304,6 +305,7 @@ class _Queen:
                 clock=clock,
                 instance_id=self._sources.instance_id,
                 heard=self._reconciler.heard,
+                leaving=self._leaving,
             ),
         )
         serve(
@@ -360,6 +362,7 @@ class _Queen:
             await asyncio.wait(running, timeout=CANCEL_TIMEOUT_S)
         if self._hives is not None:
             await self._hives.stop_all()
+        self._leaving.set()
         await self._http.stop()
         await self._server.stop(1.0)
         await self._worker_links.close()

@@ -1,5 +1,7 @@
 """What hives report, over real gRPC."""
 
+import asyncio
+
 import pytest
 
 from queen.core.model import HiveState
@@ -31,6 +33,7 @@ async def stream():
         clock=SystemClock(),
         instance_id="q",
         heard=lambda _: None,
+        leaving=asyncio.Event(),
     )
     server.add(pb.DESCRIPTOR.services_by_name["TelemetryService"], servicer)
     address = f"127.0.0.1:{await server.start('127.0.0.1:0')}"

@@ -18,10 +18,19 @@ from connectrpc.errors import ConnectError
 
 from programs import rbee, skip_or_fail, slots_taken, wait_for
 from queen.web import connect
-from rbee.v1 import hive_service_pb2, inference_service_pb2, job_pb2, job_service_pb2, job_service_pb2_grpc
+from rbee.v1 import (
+    hive_service_pb2,
+    inference_service_pb2,
+    job_pb2,
+    job_service_pb2,
+    job_service_pb2_grpc,
+    telemetry_service_pb2,
+    telemetry_service_pb2_grpc,
+)
 
 ROOT = Path(__file__).parents[2]
 LIST = "rbee.v1.HiveService/List"
+WATCH = "rbee.v1.TelemetryService/WatchCluster"
 INFER = "rbee.v1.InferenceService/Infer"
 JSON, PROTO = "application/json", "application/proto"
 STREAM_JSON, STREAM_PROTO = "application/connect+json", "application/connect+proto"
@@ -212,6 +221,15 @@ def test_a_deadline_is_the_jobs(curl):
     assert envelopes(body)[1]["error"]["code"] == "deadline_exceeded"
 
 
+def read_until(connection, what):
+    said = b""
+    while what not in said:
+        more = connection.recv(65536)
+        assert more, said
+        said += more
+    return said
+
+
 def begun(web, asked):
     """A connection on which an answer has begun, and the job."""
     connection = socket.create_connection((web.http.partition(":")[0], int(web.http.rpartition(":")[2])), 20)
@@ -219,9 +237,7 @@ def begun(web, asked):
     body = enveloped(json.dumps(asked).encode())
     head = f"POST /{INFER} HTTP/1.1\r\nhost: {web.http}\r\ncontent-type: {STREAM_JSON}\r\ncontent-length: {len(body)}"
     connection.sendall(head.encode() + b"\r\n\r\n" + body)
-    said = b""
-    while b'"tokens"' not in said:
-        said += connection.recv(65536)
+    said = read_until(connection, b'"tokens"')
     return connection, said.partition(b'"jobId":"')[2].partition(b'"')[0].decode()
 
 
@@ -255,3 +271,28 @@ def test_a_caller_that_does_not_read_is_cut_off(web, endless):
     wait_for(lambda: slots_taken(web) == 0, "its slot is free")
     connection.close()
     assert f"the caller of /{INFER} does not read its answer" in web.log
+
+
+def test_viewers_are_told_when_the_queen_stops(own_queen):
+    own_queen.start(hive=False)
+    host, _, port = own_queen.http.partition(":")
+    with grpc.insecure_channel(own_queen.address) as channel, socket.create_connection((host, int(port)), 20) as page:
+        by_grpc = telemetry_service_pb2_grpc.TelemetryServiceStub(channel).WatchCluster(
+            telemetry_service_pb2.WatchClusterRequest(), timeout=60
+        )
+        head = f"POST /{WATCH} HTTP/1.1\r\nhost: {host}\r\ncontent-type: {STREAM_JSON}\r\ncontent-length: 7\r\n\r\n"
+        page.sendall(head.encode() + enveloped(b"{}"))
+        assert next(by_grpc).full
+        read_until(page, b'"full":true')
+        assert own_queen.stop() == 0
+        with pytest.raises(grpc.RpcError, match="the queen is stopping"):
+            list(by_grpc)
+        assert b"QUEEN_STOPPING" in b"".join(iter(lambda: page.recv(65536), b""))
+    assert "Traceback" not in own_queen.log
+
+
+@pytest.mark.parametrize("interval", ["0.01s", "-1s", "4000s"])
+def test_a_cluster_is_not_watched_at_any_pace(curl, interval):
+    _, body = curl(WATCH, enveloped(json.dumps({"interval": interval}).encode()), STREAM_JSON)
+    [bad] = shown(envelopes(body)[1]["error"])["BadRequest"]["fieldViolations"]
+    assert bad["field"] == "interval"

@@ -35,7 +35,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,63}")
 class TelemetryService(telemetry_service_pb2_grpc.TelemetryServiceServicer):
     """Keeps the registry as the hives see their machines. `instance_id` was drawn when this queen started.
 
-    `heard` is called with the name of a hive after each of its reports.
+    `heard` is called with the name of a hive after each of its reports; `leaving`, once set, ends all viewers' streams.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class TelemetryService(telemetry_service_pb2_grpc.TelemetryServiceServicer):
         clock: Clock,
         instance_id: str,
         heard: Callable[[str], None],
+        leaving: asyncio.Event,
     ) -> None:
         self._cluster = cluster
         self._jobs = jobs
@@ -54,6 +55,7 @@ class TelemetryService(telemetry_service_pb2_grpc.TelemetryServiceServicer):
         self._clock = clock
         self._instance_id = instance_id
         self._heard = heard
+        self._leaving = leaving
 
     async def Report(self, request_iterator: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Serves one hive's stream: hello, then reports, until it ends."""
@@ -84,7 +86,12 @@ class TelemetryService(telemetry_service_pb2_grpc.TelemetryServiceServicer):
         view = ClusterView(self._cluster, self._jobs, self._clock)
         while True:
             await context.write(await view.look())
-            await asyncio.sleep(interval_s)
+            try:
+                async with asyncio.timeout(interval_s):
+                    await self._leaving.wait()
+            except TimeoutError:
+                continue
+            raise errors.Unreachable("the queen is stopping; watch again", "QUEEN_STOPPING", retry_after_s=5.0)
 
     def _check(self, hello: pb.HiveHello) -> None:
         faults = []

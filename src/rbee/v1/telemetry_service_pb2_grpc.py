@@ -67,7 +67,7 @@ class TelemetryServiceServicer:
         """Streams the cluster as it is, then what changes; for dashboards.
 
         A viewer that reads slowly gets fewer messages, each as new as the others'. INVALID_ARGUMENT: see BadRequest.
-        UNAVAILABLE: the queen stops; watch again.
+        UNAVAILABLE: QUEEN_STOPPING; watch again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

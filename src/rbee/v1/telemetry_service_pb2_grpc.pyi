@@ -45,7 +45,7 @@ class TelemetryServiceStub:
     """Streams the cluster as it is, then what changes; for dashboards.
 
     A viewer that reads slowly gets fewer messages, each as new as the others'. INVALID_ARGUMENT: see BadRequest.
-    UNAVAILABLE: the queen stops; watch again.
+    UNAVAILABLE: QUEEN_STOPPING; watch again.
     """
 
 @_typing.type_check_only
@@ -65,7 +65,7 @@ class TelemetryServiceAsyncStub(TelemetryServiceStub):
     """Streams the cluster as it is, then what changes; for dashboards.
 
     A viewer that reads slowly gets fewer messages, each as new as the others'. INVALID_ARGUMENT: see BadRequest.
-    UNAVAILABLE: the queen stops; watch again.
+    UNAVAILABLE: QUEEN_STOPPING; watch again.
     """
 
 class TelemetryServiceServicer:
@@ -92,7 +92,7 @@ class TelemetryServiceServicer:
         """Streams the cluster as it is, then what changes; for dashboards.
 
         A viewer that reads slowly gets fewer messages, each as new as the others'. INVALID_ARGUMENT: see BadRequest.
-        UNAVAILABLE: the queen stops; watch again.
+        UNAVAILABLE: QUEEN_STOPPING; watch again.
         """
 
 def add_TelemetryServiceServicer_to_server(servicer: TelemetryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
