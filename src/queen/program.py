@@ -261,6 +261,7 @@ class _Queen:
         host, _ = channel.split_address(address)
         clock = self._clock
         serve = catalogue.adder(self._server)
+        http = self._http.bind(self._settings.http) if self._settings.http else ""
         port = await self._server.bind(address)
         self._hives = LocalHives(
             cluster=self.cluster,
@@ -320,15 +321,13 @@ class _Queen:
             ),
         )
         catalogue.add_unserved(self._server)
-        await self._serve_http()
+        if http:
+            await self._serve_http(http)
         await self._server.start()
         log.info("serves on %s:%d, data in %s", host, port, self._settings.data_dir)
 
-    async def _serve_http(self) -> None:
-        """Serves HTTP, unless she is told not to."""
-        if not self._settings.http:
-            return
-        address = self._http.bind(self._settings.http)
+    async def _serve_http(self, address: str) -> None:
+        """Serves HTTP, all that is served over gRPC as well."""
         await self._http.start(
             app.build(
                 self._settings,
