@@ -52,7 +52,7 @@ from queen.storage.store import SqlStore, open_in_time
 from queen.traces.collector import Collector
 from queen.traces.job_spans import QUEEN, JobSpans
 from queen.traces.kept import Traces
-from queen.web import app
+from queen.web import app, connect
 from queen.web.server import HttpServer
 from wire import channel, errors
 from wire.clock import Clock
@@ -114,7 +114,6 @@ async def run(settings: Settings, sources: Sources) -> None:
                     runs.append(queen.deciders.files.run())
                 tasks = [group.create_task(run) for run in runs]
                 try:
-                    await queen.serve_http()
                     await queen.serve(settings.listen)
                     await stopping.wait()
                 finally:
@@ -144,6 +143,7 @@ class _Queen:
         self._clock = clock
         self._store = store
         self._woken = asyncio.Event()
+        self._leaving = asyncio.Event()
         self.cluster = Cluster(self._wake, store.save_hive, min_residency_s=settings.min_residency)
         self.tenants = TenantTable(store, self.cluster.get_worker)
         self._traces = Traces(settings.traces, sources.collector.add if sources.collector else None)
@@ -262,6 +262,7 @@ class _Queen:
         host, _ = channel.split_address(address)
         clock = self._clock
         serve = catalogue.adder(self._server)
+        http = self._http.bind(self._settings.http) if self._settings.http else ""
         port = await self._server.bind(address)
         self._hives = LocalHives(
             cluster=self.cluster,
@@ -301,10 +302,12 @@ class _Queen:
             "TelemetryService",
             TelemetryService(
                 cluster=self.cluster,
+                jobs=self.jobs,
                 store=self._store,
                 clock=clock,
                 instance_id=self._sources.instance_id,
                 heard=self._reconciler.heard,
+                leaving=self._leaving,
             ),
         )
         serve(
@@ -319,14 +322,13 @@ class _Queen:
             ),
         )
         catalogue.add_unserved(self._server)
+        if http:
+            await self._serve_http(http)
         await self._server.start()
         log.info("serves on %s:%d, data in %s", host, port, self._settings.data_dir)
 
-    async def serve_http(self) -> None:
-        """Serves HTTP, unless she is told not to."""
-        if not self._settings.http:
-            return
-        address = self._http.bind(self._settings.http)
+    async def _serve_http(self, address: str) -> None:
+        """Serves HTTP, all that is served over gRPC as well."""
         await self._http.start(
             app.build(
                 self._settings,
@@ -338,6 +340,7 @@ class _Queen:
                 cancel=self._dispatcher.cancel,
                 clock=self._clock,
                 new_id=self._sources.new_id,
+                more=[connect.route(self._server.methods, self._settings)],
             )
         )
         log.info("answers OpenAI's clients at http://%s/v1", address)
@@ -359,6 +362,7 @@ class _Queen:
             await asyncio.wait(running, timeout=CANCEL_TIMEOUT_S)
         if self._hives is not None:
             await self._hives.stop_all()
+        self._leaving.set()
         await self._http.stop()
         await self._server.stop(1.0)
         await self._worker_links.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
@@ -38,11 +39,24 @@ Behaviour = Callable[[Any, Any], Awaitable[Any]]
 Check = Callable[[grpc.aio.ServicerContext[Any, Any]], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method as it is served: `call(request, context)` checks, joins traces, ends with an error's status.
+
+    `raw`: it writes serialised answers instead of messages.
+    """
+
+    descriptor: MethodDescriptor
+    call: Behaviour
+    raw: bool
+
+
 class Server:
     """A gRPC server with health per service and reflection. Streaming methods use `context.write`, never `yield`.
 
     That rule keeps the edge's cost per call, not per message: grpc would otherwise drive one more generator for
     every token. `addressee`, once set, is the id by which others know this program: calls for another are refused.
+    `methods` are all that were added, by their path "/package.Service/Method", for those who serve them otherwise too.
     """
 
     def __init__(self, program: str) -> None:
@@ -51,14 +65,17 @@ class Server:
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._names: list[str] = []
+        self.methods: dict[str, Method] = {}
         self.port = 0
         self.addressee = ""
 
     def add(self, service: ServiceDescriptor, servicer: object, raw: Collection[str] = ()) -> None:
         """Serves a service; methods named in `raw` write serialised bytes instead of messages."""
-        handlers = {
-            method.name: _handler(method, servicer, method.name in raw, self._check) for method in service.methods
-        }
+        handlers = {}
+        for one in service.methods:
+            method = Method(one, _edge(one, getattr(servicer, one.name), self._check), one.name in raw)
+            self.methods[f"/{service.full_name}/{one.name}"] = method
+            handlers[one.name] = _handler(method)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, handlers),))
         self._names.append(service.full_name)
 
@@ -102,17 +119,17 @@ class Server:
                 raise errors.Unreachable(f"{wanted!s} is gone; at its address is {self.addressee}", "ADDRESSEE_GONE")
 
 
-def _handler(method: MethodDescriptor, servicer: object, raw: bool, check: Check) -> grpc.RpcMethodHandler[Any, Any]:
-    behaviour = _edge(method, getattr(servicer, method.name), check)
-    reader = message_factory.GetMessageClass(method.input_type).FromString
-    writer = None if raw else message_factory.GetMessageClass(method.output_type).SerializeToString
+def _handler(method: Method) -> grpc.RpcMethodHandler[Any, Any]:
+    told = method.descriptor
+    reader = message_factory.GetMessageClass(told.input_type).FromString
+    writer = None if method.raw else message_factory.GetMessageClass(told.output_type).SerializeToString
     make: Any = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
         (True, True): grpc.stream_stream_rpc_method_handler,
         (True, False): grpc.stream_unary_rpc_method_handler,
-    }[method.client_streaming, method.server_streaming]
-    handler: grpc.RpcMethodHandler[Any, Any] = make(behaviour, reader, writer)
+    }[told.client_streaming, told.server_streaming]
+    handler: grpc.RpcMethodHandler[Any, Any] = make(method.call, reader, writer)
     return handler
 
 

@@ -1,8 +1,11 @@
 """What hives report, over real gRPC."""
 
+import asyncio
+
 import pytest
 
 from queen.core.model import HiveState
+from queen.registry.jobs import JobTable
 from queen.services.telemetry import TelemetryService
 from rbee.v1 import telemetry_service_pb2 as pb
 from rbee.v1 import telemetry_service_pb2_grpc, worker_pb2
@@ -24,7 +27,13 @@ async def stream():
     world = World()
     server = Server("queen")
     servicer = TelemetryService(
-        cluster=world.cluster, store=NoStore(), clock=SystemClock(), instance_id="q", heard=lambda _: None
+        cluster=world.cluster,
+        jobs=JobTable(NoStore(), lambda: None),
+        store=NoStore(),
+        clock=SystemClock(),
+        instance_id="q",
+        heard=lambda _: None,
+        leaving=asyncio.Event(),
     )
     server.add(pb.DESCRIPTOR.services_by_name["TelemetryService"], servicer)
     address = f"127.0.0.1:{await server.start('127.0.0.1:0')}"

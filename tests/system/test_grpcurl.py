@@ -7,10 +7,10 @@ import subprocess
 import grpc
 import pytest
 
-from contracts.clients.check import Missing
-from contracts.clients.check import grpcurl as find_grpcurl
 from programs import running_queen, skip_or_fail
 from rbee.v1 import hive_service_pb2, hive_service_pb2_grpc, worker_service_pb2, worker_service_pb2_grpc
+from toolchains import Missing
+from toolchains import grpcurl as find_grpcurl
 
 pytestmark = pytest.mark.timeout(600)  # building grpcurl the first time takes minutes on a small machine
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from contracts.clients.check import Failed, Missing, cache_dir, node_modules, run
 from programs import skip_or_fail
+from toolchains import Failed, Missing, cache_dir, node_modules, run
 
 FOLDER = Path(__file__).parent
 LITELLM = FOLDER / "litellm" / "requirements.txt"

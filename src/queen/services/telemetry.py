@@ -1,7 +1,8 @@
-"""TelemetryService: what the machines report."""
+"""TelemetryService: what the machines report, and the cluster as viewers see it."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from queen.core.model import Hive, HiveState
 from queen.core.ports import Store
 from queen.links import reports
 from queen.registry.cluster import Cluster
+from queen.registry.jobs import JobTable
+from queen.services.cluster_view import ClusterView
 from rbee.v1 import telemetry_service_pb2, telemetry_service_pb2_grpc
 from wire import errors
 from wire.channel import split_address
@@ -23,23 +26,36 @@ pb = telemetry_service_pb2
 log = logging.getLogger(__name__)
 
 REPORT_INTERVAL: Final = Duration(seconds=1)
+WATCH_S: Final = 1.0
+LEAST_WATCH_S: Final = 0.1
+MOST_WATCH_S: Final = 3600.0
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,63}")
 
 
 class TelemetryService(telemetry_service_pb2_grpc.TelemetryServiceServicer):
     """Keeps the registry as the hives see their machines. `instance_id` was drawn when this queen started.
 
-    `heard` is called with the name of a hive after each of its reports.
+    `heard` is called with the name of a hive after each of its reports; `leaving`, once set, ends all viewers' streams.
     """
 
     def __init__(
-        self, *, cluster: Cluster, store: Store, clock: Clock, instance_id: str, heard: Callable[[str], None]
+        self,
+        *,
+        cluster: Cluster,
+        jobs: JobTable,
+        store: Store,
+        clock: Clock,
+        instance_id: str,
+        heard: Callable[[str], None],
+        leaving: asyncio.Event,
     ) -> None:
         self._cluster = cluster
+        self._jobs = jobs
         self._store = store
         self._clock = clock
         self._instance_id = instance_id
         self._heard = heard
+        self._leaving = leaving
 
     async def Report(self, request_iterator: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Serves one hive's stream: hello, then reports, until it ends."""
@@ -60,6 +76,22 @@ class TelemetryService(telemetry_service_pb2_grpc.TelemetryServiceServicer):
         finally:
             self._cluster.disconnect(hive_id, hello.instance_id)
             log.info("hive %s has ended its report stream", hive_id)
+
+    async def WatchCluster(self, request: pb.WatchClusterRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """Streams the cluster as it is, then what changes."""
+        interval_s = request.interval.ToNanoseconds() / 1e9 or WATCH_S
+        if not LEAST_WATCH_S <= interval_s <= MOST_WATCH_S:
+            expected = f"{LEAST_WATCH_S:g} s to {MOST_WATCH_S:g} s, not {interval_s:g} s"
+            raise errors.invalid([errors.FieldFault("interval", expected)])
+        view = ClusterView(self._cluster, self._jobs, self._clock)
+        while True:
+            await context.write(await view.look())
+            try:
+                async with asyncio.timeout(interval_s):
+                    await self._leaving.wait()
+            except TimeoutError:
+                continue
+            raise errors.Unreachable("the queen is stopping; watch again", "QUEEN_STOPPING", retry_after_s=5.0)
 
     def _check(self, hello: pb.HiveHello) -> None:
         faults = []

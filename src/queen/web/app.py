@@ -29,6 +29,9 @@ TOLD: Final = (
     "x-rbee-policy",
     "x-rbee-queue-ms",
     "retry-after",
+    "grpc-status",
+    "grpc-message",
+    "grpc-status-details-bin",
 )
 """Headers that pages of other sites may read where they may ask at all."""
 

@@ -373,7 +373,7 @@ class WatchClusterRequest(_message.Message):
     INTERVAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def interval(self) -> _duration_pb2.Duration:
-        """Shortest time between two messages. 0: 1 s."""
+        """Time between two messages, 0.1 s to 1 h. 0: 1 s."""
 
     def __init__(
         self,
@@ -407,7 +407,7 @@ class WatchClusterResponse(_message.Message):
     queue_depth: _builtins.int
     """Jobs waiting."""
     tokens_per_second: _builtins.float
-    """Completion tokens per second over the last interval."""
+    """Completion tokens of the jobs that ended since the message before, per second."""
     @_builtins.property
     def hives(self) -> _containers.RepeatedCompositeFieldContainer[_hive_pb2.Hive]:
         """Hives that changed."""

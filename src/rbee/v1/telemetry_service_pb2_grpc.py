@@ -66,7 +66,8 @@ class TelemetryServiceServicer:
     def WatchCluster(self, request, context):
         """Streams the cluster as it is, then what changes; for dashboards.
 
-        RESOURCE_EXHAUSTED: VIEWER_TOO_SLOW; watch again.
+        A viewer that reads slowly gets fewer messages, each as new as the others'. INVALID_ARGUMENT: see BadRequest.
+        UNAVAILABLE: QUEEN_STOPPING; watch again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,8 @@ class TelemetryServiceStub:
     WatchCluster: _grpc.UnaryStreamMultiCallable[_telemetry_service_pb2.WatchClusterRequest, _telemetry_service_pb2.WatchClusterResponse]
     """Streams the cluster as it is, then what changes; for dashboards.
 
-    RESOURCE_EXHAUSTED: VIEWER_TOO_SLOW; watch again.
+    A viewer that reads slowly gets fewer messages, each as new as the others'. INVALID_ARGUMENT: see BadRequest.
+    UNAVAILABLE: QUEEN_STOPPING; watch again.
     """
 
 @_typing.type_check_only
@@ -63,7 +64,8 @@ class TelemetryServiceAsyncStub(TelemetryServiceStub):
     WatchCluster: _aio.UnaryStreamMultiCallable[_telemetry_service_pb2.WatchClusterRequest, _telemetry_service_pb2.WatchClusterResponse]  # type: ignore[assignment]
     """Streams the cluster as it is, then what changes; for dashboards.
 
-    RESOURCE_EXHAUSTED: VIEWER_TOO_SLOW; watch again.
+    A viewer that reads slowly gets fewer messages, each as new as the others'. INVALID_ARGUMENT: see BadRequest.
+    UNAVAILABLE: QUEEN_STOPPING; watch again.
     """
 
 class TelemetryServiceServicer:
@@ -89,7 +91,8 @@ class TelemetryServiceServicer:
     ) -> _typing.Union[_abc.Iterator[_telemetry_service_pb2.WatchClusterResponse], _abc.AsyncIterator[_telemetry_service_pb2.WatchClusterResponse]]:
         """Streams the cluster as it is, then what changes; for dashboards.
 
-        RESOURCE_EXHAUSTED: VIEWER_TOO_SLOW; watch again.
+        A viewer that reads slowly gets fewer messages, each as new as the others'. INVALID_ARGUMENT: see BadRequest.
+        UNAVAILABLE: QUEEN_STOPPING; watch again.
         """
 
 def add_TelemetryServiceServicer_to_server(servicer: TelemetryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,7 +1,7 @@
-"""Compiles clients of the contract, generated from proto/, in Go and TypeScript: check.py [go] [typescript].
+"""Toolchains of other languages: builds the programs in examples/, and gets tools and packages for other tests.
 
-Generated code goes to a temporary directory. Packages are pinned by the lock files beside this script and cached: Go's
-by Go itself, the others in `cache_dir()`; with both filled it needs no network. Exits 77 when a toolchain is missing.
+Generated code goes to the folder given. Packages are pinned by the lock files of each program and cached: Go's and
+Maven's by these themselves, the others in `cache_dir()`; with all filled no network is needed.
 """
 
 from __future__ import annotations
@@ -12,19 +12,29 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-CLIENTS: Final = Path(__file__).resolve().parent
-ROOT: Final = CLIENTS.parents[2]
+ROOT: Final = Path(__file__).resolve().parents[1]
+EXAMPLES: Final = ROOT / "examples"
 GRPCURL: Final = "v1.9.3"
-SKIPPED: Final = 77
-"""Exit status by which build tools know a check that could not be made."""
 # The same for every Go step, so that each compiles only what no other has. Trimmed paths let the temporary directory's
 # name stay out of the cache's keys; without cgo no C compiler is needed.
 GO_ENVIRONMENT: Final = {"GOFLAGS": "-trimpath -buildvcs=false", "CGO_ENABLED": "0"}
+# Programs that live for seconds are not worth Java's better compiler.
+JAVA_OPTIONS: Final = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A program that can be run: its command, and what its environment needs."""
+
+    command: list[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class Missing(Exception):
@@ -35,37 +45,49 @@ class Failed(Exception):
     """A step of a check failed; carries the command and what it said."""
 
 
-def main(languages: list[str]) -> int:
-    checks = {"go": check_go, "typescript": check_typescript}
-    for language in languages or checks:
-        with tempfile.TemporaryDirectory(prefix="rbee-contract-") as folder:
-            try:
-                checks[language](Path(folder))
-            except Missing as problem:
-                print(f"{language}: skipped: {problem}", file=sys.stderr)  # noqa: T201  # a script talks to its caller
-                return SKIPPED
-            except Failed as problem:
-                print(f"{language}: {problem}", file=sys.stderr)  # noqa: T201  # a script talks to its caller
-                return 1
-        print(f"{language}: the generated client compiles")  # noqa: T201  # a script talks to its caller
-    return 0
+def build_python(folder: Path) -> Built:
+    """Generates the Python program's stubs; it runs without what is installed from this checkout."""
+    shutil.copytree(EXAMPLES / "python", folder, dirs_exist_ok=True)
+    (folder / "gen").mkdir()
+    sources = [str(path) for path in (ROOT / "proto" / "rbee" / "v1").glob("*.proto")]
+    options = [f"-I{ROOT / 'proto'}", "--python_out=gen", "--grpc_python_out=gen"]
+    run(sys.executable, "-m", "grpc_tools.protoc", *options, *sources, cwd=folder)
+    # Without `site` the links of editable installs are not followed.
+    paths = os.pathsep.join([str(folder / "gen"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+    return Built([sys.executable, "-S", str(folder / "main.py")], {"PYTHONPATH": paths})
 
 
-def check_go(folder: Path) -> None:
-    """Generates the Go client into `folder` and compiles it with a program that streams an answer."""
+def build_go(folder: Path) -> Built:
+    """Generates the Go program's stubs and compiles and vets it."""
     require_go()
-    shutil.copytree(CLIENTS / "go", folder, dirs_exist_ok=True)
-    generate(folder, GO_ENVIRONMENT)
-    run("go", "build", "./...", cwd=folder, environment=GO_ENVIRONMENT)
+    shutil.copytree(EXAMPLES / "go", folder, dirs_exist_ok=True)
+    generate(folder, ROOT, GO_ENVIRONMENT)
+    run("go", "build", "-o", "example", ".", cwd=folder, environment=GO_ENVIRONMENT)
     run("go", "vet", "./...", cwd=folder, environment=GO_ENVIRONMENT)
+    return Built([str(folder / "example")])
 
 
-def check_typescript(folder: Path) -> None:
-    """Generates the TypeScript client into `folder` and compiles it with a program that streams an answer."""
-    shutil.copytree(CLIENTS / "typescript", folder, dirs_exist_ok=True)
-    (folder / "node_modules").symlink_to(node_modules(CLIENTS / "typescript"))
-    generate(folder, {})
+def build_typescript(folder: Path) -> Built:
+    """Generates the TypeScript program's stubs and compiles it, strictly checked."""
+    shutil.copytree(EXAMPLES / "typescript", folder, dirs_exist_ok=True)
+    (folder / "node_modules").symlink_to(node_modules(EXAMPLES / "typescript"))
+    generate(folder, ROOT)
+    generate(folder, folder / "proto")
     run("node", "node_modules/typescript/bin/tsc", cwd=folder)
+    return Built(["node", str(folder / "dist" / "main.js")])
+
+
+def build_java(folder: Path) -> Built:
+    """Generates the Java program's stubs and compiles it."""
+    require("javac", "-version", (17, 0), "apt-get install default-jdk-headless (17 or newer)")
+    require("mvn", "--version", (3, 6), "apt-get install maven")
+    shutil.copytree(EXAMPLES / "java", folder, dirs_exist_ok=True)
+    environment = {"MAVEN_OPTS": " ".join(JAVA_OPTIONS)}
+    run(
+        "mvn", "--quiet", "--batch-mode", "compile", f"-Dcontract={ROOT / 'proto'}", cwd=folder, environment=environment
+    )
+    classes = os.pathsep.join([str(folder / "target" / "classes"), str(folder / "target" / "lib" / "*")])
+    return Built(["java", *JAVA_OPTIONS, "-cp", classes, "dev.rbee.examples.Main"])
 
 
 def grpcurl() -> Path:
@@ -104,13 +126,13 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rbee-contract"
 
 
-def generate(folder: Path, environment: Mapping[str, str]) -> None:
-    """Runs the plugins named in `folder`/buf.gen.yaml over proto/, with buf from this interpreter's folder or PATH."""
+def generate(folder: Path, contract: Path, environment: Mapping[str, str] | None = None) -> None:
+    """Runs the plugins named in `folder`/buf.gen.yaml over a contract; buf is beside this Python or on PATH."""
     beside = str(Path(sys.executable).parent)
     buf = shutil.which("buf", path=os.pathsep.join([beside, os.environ.get("PATH", "")]))
     if buf is None:
         raise Missing("there is no buf; install it with: make setup")
-    run(buf, "generate", str(ROOT), "--template", "buf.gen.yaml", cwd=folder, environment=environment)
+    run(buf, "generate", str(contract), "--template", "buf.gen.yaml", cwd=folder, environment=environment)
 
 
 def require_go() -> None:
@@ -123,8 +145,8 @@ def require(command: str, version_flag: str, least: tuple[int, int], how: str) -
     if shutil.which(command) is None:
         raise Missing(f"there is no {command}; install it with: {how}")
     said = run(command, version_flag)
-    found = re.search(r"(\d+)\.(\d+)", said)
-    if found is None or (int(found[1]), int(found[2])) < least:
+    found = re.search(r"(\d+)\.(\d+)", said) or re.search(r"(\d+)()", said)
+    if found is None or (int(found[1]), int(found[2] or 0)) < least:
         raise Missing(f"{command} is too old ({said.strip()}); install it with: {how}")
 
 
@@ -142,7 +164,3 @@ def run(*command: str, cwd: Path | None = None, environment: Mapping[str, str] |
     if done.returncode != 0:
         raise Failed(f"'{' '.join(command)}' ended with {done.returncode}:\n{done.stdout}")
     return done.stdout
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
