@@ -66,7 +66,7 @@ class Scene:
         self.failures = {}
         self.links = HiveLinks()
         self.starts = WorkerStarts(
-            metrics=JobMetrics(self.cluster.models.name_of),
+            metrics=JobMetrics(str),
             jobs=self.table,
             cluster=self.world.cluster,
             links=self.links,

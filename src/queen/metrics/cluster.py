@@ -50,7 +50,7 @@ class Present:
             ),
             Gauge("rbee.hive.count", "{hive}", "Hives that are registered", "rbee.hive.state", read=self._hives),
             Gauge(
-                "rbee.device.memory.usage", "By", "Memory of a device as reported: ours, foreign (other programs'), free",
+                "rbee.device.memory.usage", "By", "Memory of a device: ours, foreign (other programs'), free",
                 *(HIVE, DEVICE, "rbee.memory.state"), read=self._memory,
             ),
             Gauge(
