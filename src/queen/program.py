@@ -349,7 +349,7 @@ class _Queen:
                 cancel=self._dispatcher.cancel,
                 clock=self._clock,
                 new_id=self._sources.new_id,
-                more=[metrics.page(self.meter.text)],
+                more=[metrics.page(self.meter.parts)],
             )
         )
         log.info("answers OpenAI's clients at http://%s/v1", address)

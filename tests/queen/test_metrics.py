@@ -70,7 +70,7 @@ class Scene:
         """Returns the values by name and labels, as Prometheus' own parser reads them."""
         return {
             (one.name, tuple(sorted(one.labels.items()))): one.value
-            for family in text_string_to_metric_families(self.meter.text())
+            for family in text_string_to_metric_families("".join(self.meter.parts()))
             for one in family.samples
         }
 
@@ -205,7 +205,9 @@ def test_a_value_is_in_the_buckets_it_is_not_above(values):
     one = Histogram("x", "s", "x", bounds=(0.5, 1.0, 2.0))
     for value in values:
         one.record(value)
-    (family,) = [f for f in text_string_to_metric_families(prometheus.text([one], {})) if f.name == "x_seconds"]
+    (family,) = [
+        f for f in text_string_to_metric_families("".join(prometheus.parts([one], {}))) if f.name == "x_seconds"
+    ]
     buckets = {float(s.labels["le"]): s.value for s in family.samples if s.name == "x_seconds_bucket"}
     expected = {bound: sum(value <= bound for value in values) for bound in (0.5, 1.0, 2.0, float("inf"))}
     assert buckets == (expected if values else {})
@@ -213,7 +215,8 @@ def test_a_value_is_in_the_buckets_it_is_not_above(values):
 
 @given(st.text().filter(lambda text: "\r" not in text))
 def test_any_label_is_read_as_it_was(text):
-    lines = prometheus.text([gauge := Gauge("a.b", "By", "x", "l.m", read=lambda: [((text,), 1.5)])], {})
+    gauge = Gauge("a.b", "By", "x", "l.m", read=lambda: [((text,), 1.5)])
+    lines = "".join(prometheus.parts([gauge], {}))
     (family,) = [f for f in text_string_to_metric_families(lines) if f.name == prometheus.name_of(gauge)]
     assert [(sample.labels, sample.value) for sample in family.samples] == [({"l_m": text}, 1.5)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import Final, ParamSpec, Protocol
 
@@ -73,9 +73,9 @@ class Meter:
         """Adds what there is: jobs, and the cluster."""
         self._instruments += Present(jobs, self._cluster, tenants, self._names, self._clock).instruments
 
-    def text(self) -> str:
-        """Returns all values as Prometheus reads them."""
-        return prometheus.text(self._instruments, self._resource)
+    def parts(self) -> Iterator[str]:
+        """Yields all values as Prometheus reads them, some at a time."""
+        return prometheus.parts(self._instruments, self._resource)
 
     async def run(self) -> None:
         """Measures the loop, and sends what there is to send, until cancelled."""
