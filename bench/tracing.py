@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -65,16 +65,11 @@ def collector() -> Iterator[tuple[str, Receiver]]:
     server.stop(None).wait()
 
 
-async def measure(rounds: int, calls: int, run_s: float) -> dict[str, Way]:
-    """Returns what was measured of each way. Within a round they take turns."""
+async def measure(named: Mapping[str, Mapping[str, str]], rounds: int, calls: int, run_s: float) -> dict[str, Way]:
+    """Returns what was measured of each way, by name its queen's environment. Within a round they take turns."""
     ways: dict[str, Way] = {}
     async with AsyncExitStack() as stack:
-        url, kept = stack.enter_context(collector())
-        for name, environment in (
-            (OFF, {"RBEE_TRACES": "0"}),
-            (KEPT, {}),
-            (EXPORTED, {"OTEL_EXPORTER_OTLP_ENDPOINT": url}),
-        ):
+        for name, environment in named.items():
             calling = rig.running(
                 slots=4, environment=environment, completion_tokens=1, tokens_per_second=0, first_token_ms=0
             )
@@ -94,7 +89,6 @@ async def measure(rounds: int, calls: int, run_s: float) -> dict[str, Way]:
                 way.token_us.append(await _token_us(way.stream, run_s))
         for caller in callers.values():
             await caller.close()
-        assert kept.spans, "the collector got spans"
     return ways
 
 
@@ -120,14 +114,14 @@ async def _token_us(cluster: rig.Rig, run_s: float) -> float:
 
 
 def row(name: str, ways: dict[str, Way]) -> list[str]:
-    """Returns a line of the table: medians, and what each is above those without traces."""
-    cells = [name]
+    """Returns a line of the table: medians, and what each is above those of the first way."""
+    cells, least = [name], next(iter(ways))
     for figure in ("first_ms", "call_us", "token_us"):
-        ours, theirs = getattr(ways[name], figure), getattr(ways[OFF], figure)
+        ours, theirs = getattr(ways[name], figure), getattr(ways[least], figure)
         cells.append(f"{statistics.median(ours):.2f}")
         more = 100 * (statistics.median(a / b for a, b in zip(ours, theirs, strict=True)) - 1)
         told = "" if figure == "call_us" else f", {rig.beside(more, MOST_PERCENT, '%')}"
-        cells.append("" if name == OFF else f"{more:+.1f} %{told}")
+        cells.append("" if name == least else f"{more:+.1f} %{told}")
     return cells
 
 
@@ -149,15 +143,17 @@ def span_us() -> list[list[str]]:
     def sdk() -> None:
         theirs.start_span("bench", context=nowhere, attributes=facts).end()
 
-    return [["recorded as here", f"{_each_us(own):.1f}"], ["recorded by the SDK", f"{_each_us(sdk):.1f}"]]
+    return [["recorded as here", f"{each_us(own):.1f}"], ["recorded by the SDK", f"{each_us(sdk):.1f}"]]
 
 
-def _each_us(work: Callable[[], None]) -> float:
+def each_us(work: Callable[[], object], times: int = SPANS) -> float:
+    """Returns what some work takes, us of this thread's processor time, the least of three rounds."""
+
     def once() -> float:
         begun = time.thread_time()
-        for _ in range(SPANS):
+        for _ in range(times):
             work()
-        return 1e6 * (time.thread_time() - begun) / SPANS
+        return 1e6 * (time.thread_time() - begun) / times
 
     return min(once() for _ in range(3))
 
@@ -171,7 +167,10 @@ async def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="seconds of streams per way and round (default 4)")
     told = parser.parse_args()
     rounds, calls, run_s = (2, 50, 1.0) if told.quick else (told.rounds, told.calls, told.seconds)
-    ways = await measure(rounds, calls, run_s)
+    with collector() as (url, kept):
+        named = {OFF: {"RBEE_TRACES": "0"}, KEPT: {}, EXPORTED: {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": url}}
+        ways = await measure(named, rounds, calls, run_s)
+        assert kept.spans, "the collector got spans"
     rig.print_table(
         f"Traces, medians of {rounds} rounds in turns: first token and queen CPU of 1-token replies ({calls} calls), "
         f"queen CPU per token of {STREAMS} streams of {2 * PACE} tokens at {PACE} tok/s",

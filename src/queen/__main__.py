@@ -13,6 +13,7 @@ from typing import Any
 
 from queen import config, program
 from queen.lock import lock_data_dir
+from queen.metrics import receiver
 from queen.traces import collector
 from wire import errors, logs, sampling
 from wire.clock import SystemClock
@@ -47,6 +48,7 @@ def _run(settings: config.Settings) -> None:
         instance_id=f"{chance.getrandbits(64):016x}",
         sampler=sampling.sampler(os.environ),
         collector=collector.from_environment(os.environ),
+        receiver=receiver.from_environment(os.environ),
     )
     try:
         _loop()(program.run(settings, sources))

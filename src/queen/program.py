@@ -23,6 +23,7 @@ from queen.dispatch.recovery import Recovery
 from queen.dispatch.silence import Silence
 from queen.links.hives import HiveLinks
 from queen.links.workers import CANCEL_TIMEOUT_S, WorkerLinks
+from queen.metrics.meter import Meter, Receiver, each
 from queen.policy.failure import Source
 from queen.policy.files import read_checked
 from queen.provision.hives import LocalHives
@@ -52,7 +53,7 @@ from queen.storage.store import SqlStore, open_in_time
 from queen.traces.collector import Collector
 from queen.traces.job_spans import QUEEN, JobSpans
 from queen.traces.kept import Traces
-from queen.web import app, connect
+from queen.web import app, connect, metrics
 from queen.web.server import HttpServer
 from wire import channel, errors
 from wire.clock import Clock
@@ -70,7 +71,7 @@ DRAIN_S = 30.0
 class Sources:
     """What makes one run differ from another: time and chance. `new_id` returns "<prefix>-<random>".
 
-    `collector`: where spans are exported to; `sampler`: which.
+    `collector`: where spans are exported to; `sampler`: which; `receiver`: where metrics are.
     """
 
     clock: Clock
@@ -79,6 +80,7 @@ class Sources:
     instance_id: str
     sampler: Sampler
     collector: Collector | None = None
+    receiver: Receiver | None = None
 
 
 async def run(settings: Settings, sources: Sources) -> None:
@@ -109,7 +111,13 @@ async def run(settings: Settings, sources: Sources) -> None:
             async with asyncio.TaskGroup() as group:
                 queen = await _Queen.build(settings, sources, store, group, policy)
                 retention = Retention(store, settings.keep_jobs, sources.clock)
-                runs = [queen.cycle.run(), queen.positions.run(), queen.silence.run(), retention.run()]
+                runs = [
+                    queen.cycle.run(),
+                    queen.positions.run(),
+                    queen.silence.run(),
+                    retention.run(),
+                    queen.meter.run(),
+                ]
                 if queen.deciders.files is not None:
                     runs.append(queen.deciders.files.run())
                 tasks = [group.create_task(run) for run in runs]
@@ -149,7 +157,9 @@ class _Queen:
         self._traces = Traces(settings.traces, sources.collector.add if sources.collector else None)
         recorder = Recorder(QUEEN, clock, self._traces.add, roots=sources.sampler)
         self._spans = JobSpans(recorder, on=self._traces.on)
-        self.jobs = JobTable(store, self._woken.set, self.tenants, self._spans.moved)
+        self.meter = Meter(self.cluster, clock, sources.instance_id, sources.receiver, served=bool(settings.http))
+        self.jobs = JobTable(store, self._woken.set, self.tenants, each(self._spans.moved, self.meter.jobs.moved))
+        self.meter.look_at(self.jobs, self.tenants)
         self._worker_links = WorkerLinks(self._traces.add_sent)
         self._hive_links = HiveLinks(self._traces.add_sent)
         self.deciders = Deciders(
@@ -195,6 +205,7 @@ class _Queen:
             new_id=new_id,
             group=group,
             recorder=recorder,
+            metrics=self.meter.jobs,
         )
         self.cycle = SchedulingCycle(
             scheduler=self.deciders.scheduler,
@@ -209,7 +220,7 @@ class _Queen:
             woken=self._woken,
             tenants=self.tenants,
             policy=self.deciders.policy,
-            decided=self._spans.decided,
+            decided=each(self._spans.decided, self.meter.jobs.decided),
         )
         self.positions = Positions(self.jobs, clock)
         self._models = Models(self.cluster, self._hive_links, clock)
@@ -228,6 +239,7 @@ class _Queen:
             shared=self.tenants,
             advice=advice,
             spans=self._spans,
+            metrics=self.meter.jobs,
         )
         self._group = group
         self._settings = settings
@@ -340,7 +352,7 @@ class _Queen:
                 cancel=self._dispatcher.cancel,
                 clock=self._clock,
                 new_id=self._sources.new_id,
-                more=[connect.route(self._server.methods, self._settings)],
+                more=[metrics.page(self.meter.parts), connect.route(self._server.methods, self._settings)],
             )
         )
         log.info("answers OpenAI's clients at http://%s/v1", address)
@@ -368,8 +380,7 @@ class _Queen:
         await self._worker_links.close()
         await self._hive_links.close()
         await self.deciders.close()
-        if self._sources.collector is not None:
-            await self._sources.collector.close()
+        await asyncio.gather(*(one.close() for one in (self.meter, self._sources.collector) if one is not None))
 
     async def _drain(self, hurry: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:

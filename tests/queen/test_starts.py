@@ -9,6 +9,7 @@ from queen.core import feasibility
 from queen.core.faults import MAX_ATTEMPTS
 from queen.core.model import Action, JobState, Proposal, StageLimits
 from queen.links.hives import HiveLinks
+from queen.metrics.jobs import JobMetrics
 from queen.provision.workers import WorkerStarts
 from queen.registry.jobs import JobTable, LiveJob
 from rbee.v1 import hive_agent_service_pb2, hive_agent_service_pb2_grpc, telemetry_service_pb2, worker_pb2
@@ -65,6 +66,7 @@ class Scene:
         self.failures = {}
         self.links = HiveLinks()
         self.starts = WorkerStarts(
+            metrics=JobMetrics(str),
             jobs=self.table,
             cluster=self.world.cluster,
             links=self.links,

@@ -126,6 +126,9 @@ class _Class:
             return (job_id for _, _, job_id in self._lanes[waiting[0]])
         return (job_id for _, _, job_id in merge(*(self._turns(tenant_id) for tenant_id in waiting)))
 
+    def depths(self) -> Iterator[tuple[str, int]]:
+        return ((tenant_id, len(lane)) for tenant_id, lane in self._lanes.items() if lane)
+
     def _turns(self, tenant_id: str) -> Iterator[tuple[int, int, str]]:
         first, since = self._first[tenant_id], self._since[tenant_id]
         return ((first + rank, since, job_id) for rank, (_, _, job_id) in enumerate(self._lanes[tenant_id]))
@@ -257,6 +260,12 @@ class JobQueue:
             + self._lanes[ticket.lane].before(ticket.tenant_id, ticket.place(job_id))
             + 1
         )
+
+    def depths(self) -> Iterator[tuple[Priority, str, int]]:
+        """Yields how many jobs wait in each class and of each tenant that has some, by the class they go with."""
+        for lane, those in self._lanes.items():
+            for tenant_id, waiting in those.depths():
+                yield lane, tenant_id, waiting
 
     def position_of_new(self, job: Job) -> int:
         """Returns the place a job would get that is newer than all others."""

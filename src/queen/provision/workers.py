@@ -15,6 +15,7 @@ from queen.core.faults import MAX_ATTEMPTS
 from queen.core.model import Hive, HiveState, JobState, Proposal, Worker, WorkerSpec, WorkerState
 from queen.links import events
 from queen.links.hives import HiveLinks
+from queen.metrics.jobs import JobMetrics
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
 from queen.traces import job_spans
@@ -69,6 +70,7 @@ class WorkerStarts:
         new_id: Callable[[str], str],
         group: asyncio.TaskGroup,
         recorder: Recorder,
+        metrics: JobMetrics,
     ) -> None:
         self._jobs = jobs
         self._cluster = cluster
@@ -78,6 +80,7 @@ class WorkerStarts:
         self._new_id = new_id
         self._group = group
         self._recorder = recorder
+        self._metrics = metrics
         self._starts: dict[str, _Start] = {}  # model -> its start
         self._cut_short: dict[str, int] = {}  # model -> how many starts in a row
 
@@ -135,6 +138,7 @@ class WorkerStarts:
         worker = self._cluster.get_worker(proposal.worker_id)
         assert worker is not None, "the applier has seen it"
         log.info("worker %s is evicted: %s", worker.id, proposal.reason)
+        self._metrics.evicted(worker.model_ref)
         self._end_soon(worker, force=False)
 
     def tell_waiting(self, job_id: str) -> None:
@@ -241,7 +245,9 @@ class WorkerStarts:
                     # It gets no more starts until it reports again: five in a row would fail within milliseconds.
                     self._cluster.set_hive_state(hive.id, HiveState.DEGRADED)
                 self._cluster.forget_worker(spec.worker_id)
+                self._metrics.worker_started(spec.model_ref, error)
                 raise
+            self._metrics.worker_started(spec.model_ref)
             log.info("worker %s is ready on %s", spec.worker_id, hive.id)
 
     def _start_failed(self, start: _Start, error: errors.RbeeError) -> None:

@@ -18,6 +18,7 @@ from queen.dispatch.dispatcher import JobDispatcher
 from queen.dispatch.reconnect import Reconnect
 from queen.links import events
 from queen.links.hives import HiveLinks
+from queen.metrics.jobs import JobMetrics
 from queen.registry.cluster import Cluster
 from queen.registry.jobs import JobTable, LiveJob
 from queen.registry.tenants import TenantTable
@@ -105,6 +106,7 @@ def _traced(
             live = await accept(intake, spec, *asked, **wanted)
         except errors.RbeeError as error:
             intake.spans.refused(spec.model, begun_ns, error)
+            intake.metrics.refused(error)
             raise
         intake.spans.admitted(live, begun_ns)
         return live
@@ -132,6 +134,7 @@ class Intake:
         shared: TenantTable,
         advice: PolicyAdvice,
         spans: JobSpans,
+        metrics: JobMetrics,
     ) -> None:
         self._jobs = jobs
         self._models = models
@@ -147,6 +150,7 @@ class Intake:
         self._tenants = shared
         self._advice = advice
         self.spans = spans
+        self.metrics = metrics
         self._open = True
         self._unasked: dict[str, StageLimits] = {}  # model -> limits of restored jobs that ask for none: nearly all
 
@@ -238,6 +242,7 @@ class Intake:
             sampled=sampled,
         )
         self._jobs.add(live)
+        self.metrics.admitted(job)
         live.position_told = self._jobs.position(job.id, job.submit_time)
         live.feed.append(events.queued(1, live.position_told))
         if not detached:
