@@ -5,27 +5,14 @@ from __future__ import annotations
 from datetime import UTC
 from typing import TYPE_CHECKING
 
+from wire.words import span as span  # noqa: PLC0414  one of these words
+
 if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
     from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
 
 NOTHING = "-"
-
-
-def span(seconds: float) -> str:
-    """Returns a length of time in words of two digits or three: "80 µs", "35 ms", "1.9 s", "3 min", "2 h", "5 d"."""
-    for limit, size, unit in (
-        (1e-3, 1e-6, "µs"),
-        (1, 1e-3, "ms"),
-        (120, 1, "s"),
-        (7200, 60, "min"),
-        (172_800, 3600, "h"),
-    ):
-        if seconds < limit:
-            value = seconds / size
-            return f"{value:.1f} {unit}" if value < 10 and unit == "s" else f"{value:.0f} {unit}"
-    return f"{seconds / 86_400:.0f} d"
 
 
 def duration(value: Duration) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from queen.core import feasibility
-from queen.core.explain import span
 from queen.core.model import Action, Decision, Device, Hive, Job, JobState, Worker, WorkerState
 from queen.core.ports import ClusterView, TenantsView
+from wire.words import span
 
 _TAKEN = ("slots are taken", "is given to a job before this one")
 

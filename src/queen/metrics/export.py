@@ -29,6 +29,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from queen.metrics import instruments as ours
 from queen.metrics.instruments import Instrument, Labels
+from wire import otlp
 from wire.spans import nanoseconds
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,6 @@ CLOSE_S: Final = 3.0
 EVERY_MS: Final = 60_000
 """Default of OTEL_METRIC_EXPORT_INTERVAL."""
 
-_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _SCOPE: Final = InstrumentationScope("rbee", version("rbee"))
 
 
@@ -46,8 +46,7 @@ def exporter(environment: Mapping[str, str]) -> MetricExporter:
     """Returns the exporter the OTEL_* variables name: OTLP over gRPC unless told otherwise."""
     if environment.get("OTEL_METRICS_EXPORTER") == "console":
         return ConsoleMetricExporter()
-    protocol = next((environment[name] for name in _PROTOCOLS if environment.get(name)), "grpc")
-    if protocol == "grpc":
+    if otlp.protocol(environment, "METRICS") == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
 
         return GrpcExporter()

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Protocol
 
+from wire import otlp
 from wire.spans import Span
-
-_WHERE_TO: Final = (
-    "OTEL_TRACES_EXPORTER",
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-)
 
 
 class Collector(Protocol):
@@ -28,9 +23,7 @@ class Collector(Protocol):
 
 def from_environment(environment: Mapping[str, str]) -> Collector | None:
     """Returns the collector the OTEL_* variables name; None when there is none."""
-    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return None
-    if not any(environment.get(name) for name in _WHERE_TO) or environment.get("OTEL_TRACES_EXPORTER") == "none":
+    if not otlp.is_sent(environment, "TRACES"):
         return None
     # Imported here because the SDK takes 0.4 s to import and most queens export nothing.
     from queen.traces.export import Export, exporter

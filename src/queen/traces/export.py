@@ -18,6 +18,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from queen.traces.job_spans import QUEEN
+from wire import otlp
 from wire.spans import Kind, Span
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,6 @@ log = logging.getLogger(__name__)
 CLOSE_S: Final = 3.0
 """How long what is left may take to be sent when the queen ends: a collector that is gone must not keep her."""
 
-_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _KINDS: Final[dict[Kind, SpanKind]] = {"": SpanKind.INTERNAL, "server": SpanKind.SERVER, "client": SpanKind.CLIENT}
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _SCOPE: Final = InstrumentationScope("rbee", version("rbee"))
@@ -59,15 +59,12 @@ def exporter(environment: Mapping[str, str]) -> SpanExporter:
     """Returns the exporter the OTEL_* variables name: OTLP over gRPC unless told otherwise."""
     if environment.get("OTEL_TRACES_EXPORTER") == "console":
         return ConsoleSpanExporter()
-    protocol = next((environment[name] for name in _PROTOCOLS if environment.get(name)), "grpc")
-    if protocol == "grpc":
+    if otlp.protocol(environment, "TRACES") == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 
         return GrpcExporter()
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 
-    if protocol != "http/protobuf":
-        log.warning("OTEL_EXPORTER_OTLP_PROTOCOL: %s is not spoken here, http/protobuf is used", protocol)
     return HttpExporter()
 
 
