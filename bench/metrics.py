@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Final
 
 import rig
-from tracing import each_us, measure, row
+from tracing import asked, each_us, measure, row
 
 from queen.core.model import Device, Hive, Job, Priority, WorkerSpec, WorkerState
 from queen.metrics.meter import Meter
@@ -76,13 +75,7 @@ def alone() -> list[list[str]]:
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two short rounds: does it work at all?")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds, each way once in each (default 7)")
-    parser.add_argument("--calls", type=int, default=300, help="one-token calls per way and round (default 300)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="seconds of streams per way and round (default 4)")
-    told = parser.parse_args()
-    rounds, calls, run_s = (2, 50, 1.0) if told.quick else (told.rounds, told.calls, told.seconds)
+    rounds, calls, run_s = asked(__doc__)
     rig.print_table("One alone, us of processor time", ["what", "us"], alone())
     ways = await measure({OFF: {"RBEE_QUEEN_HTTP": "off"}, SCRAPED: {}}, rounds, calls, run_s)
     rig.print_table(

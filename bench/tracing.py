@@ -158,15 +158,20 @@ def each_us(work: Callable[[], object], times: int = SPANS) -> float:
     return min(once() for _ in range(3))
 
 
-async def main() -> None:
-    """Measures and prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def asked(about: str | None) -> tuple[int, int, float]:
+    """Returns rounds, calls and seconds of streams in each, as the command line has them."""
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--quick", action="store_true", help="two short rounds: does it work at all?")
     parser.add_argument("--rounds", type=int, default=7, help="rounds, each way once in each (default 7)")
     parser.add_argument("--calls", type=int, default=300, help="one-token calls per way and round (default 300)")
     parser.add_argument("--seconds", type=float, default=4.0, help="seconds of streams per way and round (default 4)")
     told = parser.parse_args()
-    rounds, calls, run_s = (2, 50, 1.0) if told.quick else (told.rounds, told.calls, told.seconds)
+    return (2, 50, 1.0) if told.quick else (told.rounds, told.calls, told.seconds)
+
+
+async def main() -> None:
+    """Measures and prints the tables."""
+    rounds, calls, run_s = asked(__doc__)
     with collector() as (url, kept):
         named = {OFF: {"RBEE_TRACES": "0"}, KEPT: {}, EXPORTED: {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": url}}
         ways = await measure(named, rounds, calls, run_s)

@@ -67,3 +67,22 @@ class World:
 
 
 __all__ = ["MODEL", "HiveState", "World", "job", "model_file"]
+
+
+class Records:
+    """A store of what was decided."""
+
+    def __init__(self):
+        self.decisions = []
+
+    def save_job(self, saved):
+        pass
+
+    def save_request(self, job_id, spec):
+        pass
+
+    def drop_request(self, job_id):
+        pass
+
+    def save_decision(self, decision):
+        self.decisions.append(decision)

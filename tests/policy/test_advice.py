@@ -12,7 +12,7 @@ from queen.policy.failure import Source
 from queen.registry.jobs import JobTable, LiveJob
 from queen.scheduler.advice import PolicyAdvice
 from wire.clock import SystemClock
-from worlds import World, job
+from worlds import Records, World, job
 
 PICKY = """
 function schedule(context) end
@@ -25,25 +25,9 @@ function should_retry(job, attempt, error) return attempt < 2 end
 """
 
 
-class Kept:
-    """A store of decisions."""
-
-    def __init__(self):
-        self.decisions = []
-
-    def save_job(self, saved):
-        pass
-
-    def save_request(self, job_id, spec):
-        pass
-
-    def save_decision(self, decision):
-        self.decisions.append(decision)
-
-
 @asynccontextmanager
 async def advising(text=PICKY):
-    kept, world, numbers = Kept(), World(), count(1)
+    kept, world, numbers = Records(), World(), count(1)
     jobs = JobTable(kept, lambda: None)
     async with scheduling() as (scheduler, host), asyncio.TaskGroup() as group:
         await scheduler.activate(Source("picky", text), "1.0.0")

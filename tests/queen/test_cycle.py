@@ -9,26 +9,7 @@ from queen.registry.jobs import JobTable, LiveJob
 from queen.scheduler.cycle import SchedulingCycle
 from queen.scheduler.simple import SimpleScheduler
 from wire.clock import SystemClock
-from worlds import World, job
-
-
-class Records:
-    """A store of what was decided."""
-
-    def __init__(self):
-        self.decisions = []
-
-    def save_job(self, saved):
-        pass
-
-    def save_request(self, job_id, spec):
-        pass
-
-    def drop_request(self, job_id):
-        pass
-
-    def save_decision(self, decision):
-        self.decisions.append(decision)
+from worlds import Records, World, job
 
 
 class Greedy:
