@@ -23,6 +23,7 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from rbee.v1 import device_pb2 as rbee_dot_v1_dot_device__pb2
 from rbee.v1 import log_service_pb2 as rbee_dot_v1_dot_log__service__pb2
 from rbee.v1 import model_pb2 as rbee_dot_v1_dot_model__pb2
@@ -30,7 +31,7 @@ from rbee.v1 import telemetry_service_pb2 as rbee_dot_v1_dot_telemetry__service_
 from rbee.v1 import worker_pb2 as rbee_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n rbee/v1/hive_agent_service.proto\x12\x07rbee.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x14rbee/v1/device.proto\x1a\x19rbee/v1/log_service.proto\x1a\x13rbee/v1/model.proto\x1a\x1frbee/v1/telemetry_service.proto\x1a\x14rbee/v1/worker.proto\"\x18\n\x16GetCapabilitiesRequest\"M\n\x17GetCapabilitiesResponse\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x12.rbee.v1.HiveHello\x12\x0f\n\x07\x65ngines\x18\x02 \x03(\t\"i\n\x12SpawnWorkerRequest\x12!\n\x04spec\x18\x01 \x01(\x0b\x32\x13.rbee.v1.WorkerSpec\x12\x30\n\rready_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"<\n\x13SpawnWorkerResponse\x12%\n\x06worker\x18\x01 \x01(\x0b\x32\x15.rbee.v1.WorkerReport\"P\n\x11StopWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12(\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"7\n\x12StopWorkerResponse\x12!\n\x04\x65xit\x18\x01 \x01(\x0b\x32\x13.rbee.v1.WorkerExit\"\x14\n\x12ListWorkersRequest\"=\n\x13ListWorkersResponse\x12&\n\x07workers\x18\x01 \x03(\x0b\x32\x15.rbee.v1.WorkerReport\"%\n\x10PullModelRequest\x12\x11\n\tmodel_ref\x18\x01 \x01(\t\"^\n\x11PullModelResponse\x12\x12\n\nbytes_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x02 \x01(\x04\x12 \n\x04\x66ile\x18\x03 \x01(\x0b\x32\x12.rbee.v1.ModelFile\"\'\n\x12\x44\x65leteModelRequest\x12\x11\n\tmodel_ref\x18\x01 \x01(\t\"*\n\x13\x44\x65leteModelResponse\x12\x13\n\x0b\x62ytes_freed\x18\x01 \x01(\x04\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.rbee.v1.ModelFile\"#\n\x13InspectModelRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"9\n\x14InspectModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.rbee.v1.ModelFile\"D\n\x11StreamLogsRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04tail\x18\x02 \x01(\r\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"5\n\x12StreamLogsResponse\x12\x1f\n\x05lines\x18\x01 \x03(\x0b\x32\x10.rbee.v1.LogLine\"\x8a\x01\n\x15\x41nnounceWorkerRequest\x12\x13\n\x0bspawn_token\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x13\n\x0bslots_total\x18\x03 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x04 \x01(\r\x12!\n\x07\x62\x61\x63kend\x18\x05 \x01(\x0e\x32\x10.rbee.v1.Backend\"+\n\x16\x41nnounceWorkerResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\";\n\x0fShutdownRequest\x12(\n\x05grace\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x12\n\x10ShutdownResponse2\xc6\x06\n\x10HiveAgentService\x12T\n\x0fGetCapabilities\x12\x1f.rbee.v1.GetCapabilitiesRequest\x1a .rbee.v1.GetCapabilitiesResponse\x12J\n\x0bSpawnWorker\x12\x1b.rbee.v1.SpawnWorkerRequest\x1a\x1c.rbee.v1.SpawnWorkerResponse0\x01\x12\x45\n\nStopWorker\x12\x1a.rbee.v1.StopWorkerRequest\x1a\x1b.rbee.v1.StopWorkerResponse\x12H\n\x0bListWorkers\x12\x1b.rbee.v1.ListWorkersRequest\x1a\x1c.rbee.v1.ListWorkersResponse\x12\x44\n\tPullModel\x12\x19.rbee.v1.PullModelRequest\x1a\x1a.rbee.v1.PullModelResponse0\x01\x12H\n\x0b\x44\x65leteModel\x12\x1b.rbee.v1.DeleteModelRequest\x1a\x1c.rbee.v1.DeleteModelResponse\x12\x45\n\nListModels\x12\x1a.rbee.v1.ListModelsRequest\x1a\x1b.rbee.v1.ListModelsResponse\x12K\n\x0cInspectModel\x12\x1c.rbee.v1.InspectModelRequest\x1a\x1d.rbee.v1.InspectModelResponse\x12G\n\nStreamLogs\x12\x1a.rbee.v1.StreamLogsRequest\x1a\x1b.rbee.v1.StreamLogsResponse0\x01\x12Q\n\x0e\x41nnounceWorker\x12\x1e.rbee.v1.AnnounceWorkerRequest\x1a\x1f.rbee.v1.AnnounceWorkerResponse\x12?\n\x08Shutdown\x12\x18.rbee.v1.ShutdownRequest\x1a\x19.rbee.v1.ShutdownResponseB\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n rbee/v1/hive_agent_service.proto\x12\x07rbee.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14rbee/v1/device.proto\x1a\x19rbee/v1/log_service.proto\x1a\x13rbee/v1/model.proto\x1a\x1frbee/v1/telemetry_service.proto\x1a\x14rbee/v1/worker.proto\"\x18\n\x16GetCapabilitiesRequest\"M\n\x17GetCapabilitiesResponse\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x12.rbee.v1.HiveHello\x12\x0f\n\x07\x65ngines\x18\x02 \x03(\t\"i\n\x12SpawnWorkerRequest\x12!\n\x04spec\x18\x01 \x01(\x0b\x32\x13.rbee.v1.WorkerSpec\x12\x30\n\rready_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"<\n\x13SpawnWorkerResponse\x12%\n\x06worker\x18\x01 \x01(\x0b\x32\x15.rbee.v1.WorkerReport\"P\n\x11StopWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12(\n\x05grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"7\n\x12StopWorkerResponse\x12!\n\x04\x65xit\x18\x01 \x01(\x0b\x32\x13.rbee.v1.WorkerExit\"\x14\n\x12ListWorkersRequest\"=\n\x13ListWorkersResponse\x12&\n\x07workers\x18\x01 \x03(\x0b\x32\x15.rbee.v1.WorkerReport\"5\n\x10PullModelRequest\x12\x11\n\tmodel_ref\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"\x94\x01\n\x11PullModelResponse\x12\x12\n\nbytes_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x02 \x01(\x04\x12 \n\x04\x66ile\x18\x03 \x01(\x0b\x32\x12.rbee.v1.ModelFile\x12!\n\x05stage\x18\x04 \x01(\x0e\x32\x12.rbee.v1.PullStage\x12\x11\n\tfile_name\x18\x05 \x01(\t\"\'\n\x12\x44\x65leteModelRequest\x12\x11\n\tmodel_ref\x18\x01 \x01(\t\"*\n\x13\x44\x65leteModelResponse\x12\x13\n\x0b\x62ytes_freed\x18\x01 \x01(\x04\"4\n\x0fPinModelRequest\x12\x11\n\tmodel_ref\x18\x01 \x01(\t\x12\x0e\n\x06pinned\x18\x02 \x01(\x08\"4\n\x10PinModelResponse\x12 \n\x04\x66ile\x18\x01 \x01(\x0b\x32\x12.rbee.v1.ModelFile\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.rbee.v1.ModelFile\"#\n\x13InspectModelRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"9\n\x14InspectModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.rbee.v1.ModelFile\"\xb7\x01\n\x11StreamLogsRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04tail\x18\x02 \x01(\r\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\x12$\n\tmin_level\x18\x04 \x01(\x0e\x32\x11.rbee.v1.LogLevel\x12.\n\nsince_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03\x61ll\x18\x06 \x01(\x08\x12\x0e\n\x06job_id\x18\x07 \x01(\t\"5\n\x12StreamLogsResponse\x12\x1f\n\x05lines\x18\x01 \x03(\x0b\x32\x10.rbee.v1.LogLine\"\x8a\x01\n\x15\x41nnounceWorkerRequest\x12\x13\n\x0bspawn_token\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x13\n\x0bslots_total\x18\x03 \x01(\r\x12\x16\n\x0e\x63ontext_length\x18\x04 \x01(\r\x12!\n\x07\x62\x61\x63kend\x18\x05 \x01(\x0e\x32\x10.rbee.v1.Backend\"+\n\x16\x41nnounceWorkerResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\";\n\x0fShutdownRequest\x12(\n\x05grace\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x12\n\x10ShutdownResponse2\x87\x07\n\x10HiveAgentService\x12T\n\x0fGetCapabilities\x12\x1f.rbee.v1.GetCapabilitiesRequest\x1a .rbee.v1.GetCapabilitiesResponse\x12J\n\x0bSpawnWorker\x12\x1b.rbee.v1.SpawnWorkerRequest\x1a\x1c.rbee.v1.SpawnWorkerResponse0\x01\x12\x45\n\nStopWorker\x12\x1a.rbee.v1.StopWorkerRequest\x1a\x1b.rbee.v1.StopWorkerResponse\x12H\n\x0bListWorkers\x12\x1b.rbee.v1.ListWorkersRequest\x1a\x1c.rbee.v1.ListWorkersResponse\x12\x44\n\tPullModel\x12\x19.rbee.v1.PullModelRequest\x1a\x1a.rbee.v1.PullModelResponse0\x01\x12H\n\x0b\x44\x65leteModel\x12\x1b.rbee.v1.DeleteModelRequest\x1a\x1c.rbee.v1.DeleteModelResponse\x12?\n\x08PinModel\x12\x18.rbee.v1.PinModelRequest\x1a\x19.rbee.v1.PinModelResponse\x12\x45\n\nListModels\x12\x1a.rbee.v1.ListModelsRequest\x1a\x1b.rbee.v1.ListModelsResponse\x12K\n\x0cInspectModel\x12\x1c.rbee.v1.InspectModelRequest\x1a\x1d.rbee.v1.InspectModelResponse\x12G\n\nStreamLogs\x12\x1a.rbee.v1.StreamLogsRequest\x1a\x1b.rbee.v1.StreamLogsResponse0\x01\x12Q\n\x0e\x41nnounceWorker\x12\x1e.rbee.v1.AnnounceWorkerRequest\x1a\x1f.rbee.v1.AnnounceWorkerResponse\x12?\n\x08Shutdown\x12\x18.rbee.v1.ShutdownRequest\x1a\x19.rbee.v1.ShutdownResponseB\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,50 +39,54 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rbee.v1.hive_agent_service_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\013dev.rbee.v1P\001Z\016rbee/v1;rbeev1'
-  _globals['_GETCAPABILITIESREQUEST']._serialized_start=202
-  _globals['_GETCAPABILITIESREQUEST']._serialized_end=226
-  _globals['_GETCAPABILITIESRESPONSE']._serialized_start=228
-  _globals['_GETCAPABILITIESRESPONSE']._serialized_end=305
-  _globals['_SPAWNWORKERREQUEST']._serialized_start=307
-  _globals['_SPAWNWORKERREQUEST']._serialized_end=412
-  _globals['_SPAWNWORKERRESPONSE']._serialized_start=414
-  _globals['_SPAWNWORKERRESPONSE']._serialized_end=474
-  _globals['_STOPWORKERREQUEST']._serialized_start=476
-  _globals['_STOPWORKERREQUEST']._serialized_end=556
-  _globals['_STOPWORKERRESPONSE']._serialized_start=558
-  _globals['_STOPWORKERRESPONSE']._serialized_end=613
-  _globals['_LISTWORKERSREQUEST']._serialized_start=615
-  _globals['_LISTWORKERSREQUEST']._serialized_end=635
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=637
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=698
-  _globals['_PULLMODELREQUEST']._serialized_start=700
-  _globals['_PULLMODELREQUEST']._serialized_end=737
-  _globals['_PULLMODELRESPONSE']._serialized_start=739
-  _globals['_PULLMODELRESPONSE']._serialized_end=833
-  _globals['_DELETEMODELREQUEST']._serialized_start=835
-  _globals['_DELETEMODELREQUEST']._serialized_end=874
-  _globals['_DELETEMODELRESPONSE']._serialized_start=876
-  _globals['_DELETEMODELRESPONSE']._serialized_end=918
-  _globals['_LISTMODELSREQUEST']._serialized_start=920
-  _globals['_LISTMODELSREQUEST']._serialized_end=939
-  _globals['_LISTMODELSRESPONSE']._serialized_start=941
-  _globals['_LISTMODELSRESPONSE']._serialized_end=997
-  _globals['_INSPECTMODELREQUEST']._serialized_start=999
-  _globals['_INSPECTMODELREQUEST']._serialized_end=1034
-  _globals['_INSPECTMODELRESPONSE']._serialized_start=1036
-  _globals['_INSPECTMODELRESPONSE']._serialized_end=1093
-  _globals['_STREAMLOGSREQUEST']._serialized_start=1095
-  _globals['_STREAMLOGSREQUEST']._serialized_end=1163
-  _globals['_STREAMLOGSRESPONSE']._serialized_start=1165
-  _globals['_STREAMLOGSRESPONSE']._serialized_end=1218
-  _globals['_ANNOUNCEWORKERREQUEST']._serialized_start=1221
-  _globals['_ANNOUNCEWORKERREQUEST']._serialized_end=1359
-  _globals['_ANNOUNCEWORKERRESPONSE']._serialized_start=1361
-  _globals['_ANNOUNCEWORKERRESPONSE']._serialized_end=1404
-  _globals['_SHUTDOWNREQUEST']._serialized_start=1406
-  _globals['_SHUTDOWNREQUEST']._serialized_end=1465
-  _globals['_SHUTDOWNRESPONSE']._serialized_start=1467
-  _globals['_SHUTDOWNRESPONSE']._serialized_end=1485
-  _globals['_HIVEAGENTSERVICE']._serialized_start=1488
-  _globals['_HIVEAGENTSERVICE']._serialized_end=2326
+  _globals['_GETCAPABILITIESREQUEST']._serialized_start=235
+  _globals['_GETCAPABILITIESREQUEST']._serialized_end=259
+  _globals['_GETCAPABILITIESRESPONSE']._serialized_start=261
+  _globals['_GETCAPABILITIESRESPONSE']._serialized_end=338
+  _globals['_SPAWNWORKERREQUEST']._serialized_start=340
+  _globals['_SPAWNWORKERREQUEST']._serialized_end=445
+  _globals['_SPAWNWORKERRESPONSE']._serialized_start=447
+  _globals['_SPAWNWORKERRESPONSE']._serialized_end=507
+  _globals['_STOPWORKERREQUEST']._serialized_start=509
+  _globals['_STOPWORKERREQUEST']._serialized_end=589
+  _globals['_STOPWORKERRESPONSE']._serialized_start=591
+  _globals['_STOPWORKERRESPONSE']._serialized_end=646
+  _globals['_LISTWORKERSREQUEST']._serialized_start=648
+  _globals['_LISTWORKERSREQUEST']._serialized_end=668
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=670
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=731
+  _globals['_PULLMODELREQUEST']._serialized_start=733
+  _globals['_PULLMODELREQUEST']._serialized_end=786
+  _globals['_PULLMODELRESPONSE']._serialized_start=789
+  _globals['_PULLMODELRESPONSE']._serialized_end=937
+  _globals['_DELETEMODELREQUEST']._serialized_start=939
+  _globals['_DELETEMODELREQUEST']._serialized_end=978
+  _globals['_DELETEMODELRESPONSE']._serialized_start=980
+  _globals['_DELETEMODELRESPONSE']._serialized_end=1022
+  _globals['_PINMODELREQUEST']._serialized_start=1024
+  _globals['_PINMODELREQUEST']._serialized_end=1076
+  _globals['_PINMODELRESPONSE']._serialized_start=1078
+  _globals['_PINMODELRESPONSE']._serialized_end=1130
+  _globals['_LISTMODELSREQUEST']._serialized_start=1132
+  _globals['_LISTMODELSREQUEST']._serialized_end=1151
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1153
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1209
+  _globals['_INSPECTMODELREQUEST']._serialized_start=1211
+  _globals['_INSPECTMODELREQUEST']._serialized_end=1246
+  _globals['_INSPECTMODELRESPONSE']._serialized_start=1248
+  _globals['_INSPECTMODELRESPONSE']._serialized_end=1305
+  _globals['_STREAMLOGSREQUEST']._serialized_start=1308
+  _globals['_STREAMLOGSREQUEST']._serialized_end=1491
+  _globals['_STREAMLOGSRESPONSE']._serialized_start=1493
+  _globals['_STREAMLOGSRESPONSE']._serialized_end=1546
+  _globals['_ANNOUNCEWORKERREQUEST']._serialized_start=1549
+  _globals['_ANNOUNCEWORKERREQUEST']._serialized_end=1687
+  _globals['_ANNOUNCEWORKERRESPONSE']._serialized_start=1689
+  _globals['_ANNOUNCEWORKERRESPONSE']._serialized_end=1732
+  _globals['_SHUTDOWNREQUEST']._serialized_start=1734
+  _globals['_SHUTDOWNREQUEST']._serialized_end=1793
+  _globals['_SHUTDOWNRESPONSE']._serialized_start=1795
+  _globals['_SHUTDOWNRESPONSE']._serialized_end=1813
+  _globals['_HIVEAGENTSERVICE']._serialized_start=1816
+  _globals['_HIVEAGENTSERVICE']._serialized_end=2719
 # @@protoc_insertion_point(module_scope)

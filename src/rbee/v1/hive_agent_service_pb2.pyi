@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from rbee.v1 import device_pb2 as _device_pb2
 from rbee.v1 import log_service_pb2 as _log_service_pb2
@@ -225,16 +226,20 @@ class PullModelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_REF_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
     model_ref: _builtins.str
-    """The reference."""
+    """The reference: "hf:org/repo[@rev][::file]", "https://..." or "file:/abs/path"."""
+    sha256: _builtins.str
+    """SHA-256 the file must have, 64 hexadecimal digits; empty: what the hub says, if it does."""
     def __init__(
         self,
         *,
         model_ref: _builtins.str = ...,
+        sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_ref", b"model_ref"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_ref", b"model_ref", "sha256", b"sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -249,10 +254,16 @@ class PullModelResponse(_message.Message):
     BYTES_DONE_FIELD_NUMBER: _builtins.int
     BYTES_TOTAL_FIELD_NUMBER: _builtins.int
     FILE_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
     bytes_done: _builtins.int
     """Bytes on disk."""
     bytes_total: _builtins.int
     """Bytes in all; 0 when not known."""
+    stage: _model_pb2.PullStage.ValueType
+    """Where it stands."""
+    file_name: _builtins.str
+    """Name of the file that is being fetched; empty when not known yet."""
     @_builtins.property
     def file(self) -> _model_pb2.ModelFile:
         """Set in the last message."""
@@ -263,10 +274,12 @@ class PullModelResponse(_message.Message):
         bytes_done: _builtins.int = ...,
         bytes_total: _builtins.int = ...,
         file: _model_pb2.ModelFile | None = ...,
+        stage: _model_pb2.PullStage.ValueType = ...,
+        file_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "file", b"file"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "file", b"file", "file_name", b"file_name", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -315,6 +328,56 @@ class DeleteModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteModelResponse: _TypeAlias = DeleteModelResponse  # noqa: Y015
+
+@_typing.final
+class PinModelRequest(_message.Message):
+    """Names a model to keep or to let go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_REF_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    model_ref: _builtins.str
+    """The reference."""
+    pinned: _builtins.bool
+    """True: keep it. False: let it go."""
+    def __init__(
+        self,
+        *,
+        model_ref: _builtins.str = ...,
+        pinned: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_ref", b"model_ref", "pinned", b"pinned"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinModelRequest: _TypeAlias = PinModelRequest  # noqa: Y015
+
+@_typing.final
+class PinModelResponse(_message.Message):
+    """The model is kept or let go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def file(self) -> _model_pb2.ModelFile:
+        """As it stands now."""
+
+    def __init__(
+        self,
+        *,
+        file: _model_pb2.ModelFile | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinModelResponse: _TypeAlias = PinModelResponse  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):
@@ -412,22 +475,40 @@ class StreamLogsRequest(_message.Message):
     WORKER_ID_FIELD_NUMBER: _builtins.int
     TAIL_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
+    MIN_LEVEL_FIELD_NUMBER: _builtins.int
+    SINCE_TIME_FIELD_NUMBER: _builtins.int
+    ALL_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """The worker; empty: the hive itself."""
     tail: _builtins.int
     """Lines that have been, at most 1,000."""
     follow: _builtins.bool
     """When true the stream goes on with lines that come."""
+    min_level: _log_service_pb2.LogLevel.ValueType
+    """At least this grave."""
+    all: _builtins.bool
+    """When true the lines of the hive and of all its workers, and `worker_id` must be empty."""
+    job_id: _builtins.str
+    """Only about this job. Empty: all."""
+    @_builtins.property
+    def since_time(self) -> _timestamp_pb2.Timestamp:
+        """Only lines since then. Absent: however old."""
+
     def __init__(
         self,
         *,
         worker_id: _builtins.str = ...,
         tail: _builtins.int = ...,
         follow: _builtins.bool = ...,
+        min_level: _log_service_pb2.LogLevel.ValueType = ...,
+        since_time: _timestamp_pb2.Timestamp | None = ...,
+        all: _builtins.bool = ...,
+        job_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since_time", b"since_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "tail", b"tail", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "follow", b"follow", "job_id", b"job_id", "min_level", b"min_level", "since_time", b"since_time", "tail", b"tail", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

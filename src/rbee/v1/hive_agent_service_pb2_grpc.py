@@ -65,6 +65,11 @@ class HiveAgentServiceStub:
                 request_serializer=rbee_dot_v1_dot_hive__agent__service__pb2.DeleteModelRequest.SerializeToString,
                 response_deserializer=rbee_dot_v1_dot_hive__agent__service__pb2.DeleteModelResponse.FromString,
                 _registered_method=True)
+        self.PinModel = channel.unary_unary(
+                '/rbee.v1.HiveAgentService/PinModel',
+                request_serializer=rbee_dot_v1_dot_hive__agent__service__pb2.PinModelRequest.SerializeToString,
+                response_deserializer=rbee_dot_v1_dot_hive__agent__service__pb2.PinModelResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/rbee.v1.HiveAgentService/ListModels',
                 request_serializer=rbee_dot_v1_dot_hive__agent__service__pb2.ListModelsRequest.SerializeToString,
@@ -152,6 +157,15 @@ class HiveAgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PinModel(self, request, context):
+        """Keeps a model's file from being deleted to make room, or lets it go again.
+
+        NOT_FOUND: MODEL_NOT_FOUND; there is no such file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """Lists the model files of this machine. Unpaged: a machine has few.
 
@@ -229,6 +243,11 @@ def add_HiveAgentServiceServicer_to_server(servicer, server):
                     servicer.DeleteModel,
                     request_deserializer=rbee_dot_v1_dot_hive__agent__service__pb2.DeleteModelRequest.FromString,
                     response_serializer=rbee_dot_v1_dot_hive__agent__service__pb2.DeleteModelResponse.SerializeToString,
+            ),
+            'PinModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinModel,
+                    request_deserializer=rbee_dot_v1_dot_hive__agent__service__pb2.PinModelRequest.FromString,
+                    response_serializer=rbee_dot_v1_dot_hive__agent__service__pb2.PinModelResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -419,6 +438,33 @@ class HiveAgentService:
             '/rbee.v1.HiveAgentService/DeleteModel',
             rbee_dot_v1_dot_hive__agent__service__pb2.DeleteModelRequest.SerializeToString,
             rbee_dot_v1_dot_hive__agent__service__pb2.DeleteModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rbee.v1.HiveAgentService/PinModel',
+            rbee_dot_v1_dot_hive__agent__service__pb2.PinModelRequest.SerializeToString,
+            rbee_dot_v1_dot_hive__agent__service__pb2.PinModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

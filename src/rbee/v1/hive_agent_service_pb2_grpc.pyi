@@ -65,6 +65,11 @@ class HiveAgentServiceStub:
 
     Errors as `ModelService.Delete`.
     """
+    PinModel: _grpc.UnaryUnaryMultiCallable[_hive_agent_service_pb2.PinModelRequest, _hive_agent_service_pb2.PinModelResponse]
+    """Keeps a model's file from being deleted to make room, or lets it go again.
+
+    NOT_FOUND: MODEL_NOT_FOUND; there is no such file.
+    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_hive_agent_service_pb2.ListModelsRequest, _hive_agent_service_pb2.ListModelsResponse]
     """Lists the model files of this machine. Unpaged: a machine has few.
 
@@ -127,6 +132,11 @@ class HiveAgentServiceAsyncStub(HiveAgentServiceStub):
     """Deletes a model's file.
 
     Errors as `ModelService.Delete`.
+    """
+    PinModel: _aio.UnaryUnaryMultiCallable[_hive_agent_service_pb2.PinModelRequest, _hive_agent_service_pb2.PinModelResponse]  # type: ignore[assignment]
+    """Keeps a model's file from being deleted to make room, or lets it go again.
+
+    NOT_FOUND: MODEL_NOT_FOUND; there is no such file.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_hive_agent_service_pb2.ListModelsRequest, _hive_agent_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the model files of this machine. Unpaged: a machine has few.
@@ -217,6 +227,16 @@ class HiveAgentServiceServicer:
         """Deletes a model's file.
 
         Errors as `ModelService.Delete`.
+        """
+
+    def PinModel(
+        self,
+        request: _hive_agent_service_pb2.PinModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_hive_agent_service_pb2.PinModelResponse, _abc.Awaitable[_hive_agent_service_pb2.PinModelResponse]]:
+        """Keeps a model's file from being deleted to make room, or lets it go again.
+
+        NOT_FOUND: MODEL_NOT_FOUND; there is no such file.
         """
 
     def ListModels(

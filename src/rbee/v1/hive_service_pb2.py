@@ -26,7 +26,7 @@ from rbee.v1 import geo_pb2 as rbee_dot_v1_dot_geo__pb2
 from rbee.v1 import hive_pb2 as rbee_dot_v1_dot_hive__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1arbee/v1/hive_service.proto\x12\x07rbee.v1\x1a\x11rbee/v1/geo.proto\x1a\x12rbee/v1/hive.proto\"\x93\x02\n\x15HiveServiceAddRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07hive_id\x18\x02 \x01(\t\x12\x1f\n\x03ssh\x18\x03 \x01(\x0b\x32\x12.rbee.v1.SshTarget\x12:\n\x06labels\x18\x04 \x03(\x0b\x32*.rbee.v1.HiveServiceAddRequest.LabelsEntry\x12\x19\n\x03geo\x18\x05 \x01(\x0b\x32\x0c.rbee.v1.Geo\x12\x1b\n\x0e\x63ost_per_token\x18\x06 \x01(\x01H\x00\x88\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_cost_per_token\"5\n\x16HiveServiceAddResponse\x12\x1b\n\x04hive\x18\x01 \x01(\x0b\x32\r.rbee.v1.Hive\"?\n\x18HiveServiceRemoveRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07hive_id\x18\x02 \x01(\t\"\x1b\n\x19HiveServiceRemoveResponse\"(\n\x15HiveServiceGetRequest\x12\x0f\n\x07hive_id\x18\x01 \x01(\t\"5\n\x16HiveServiceGetResponse\x12\x1b\n\x04hive\x18\x01 \x01(\x0b\x32\r.rbee.v1.Hive\"?\n\x16HiveServiceListRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x17HiveServiceListResponse\x12\x1c\n\x05hives\x18\x01 \x03(\x0b\x32\r.rbee.v1.Hive\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x17HiveServiceStartRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07hive_id\x18\x02 \x01(\t\"7\n\x18HiveServiceStartResponse\x12\x1b\n\x04hive\x18\x01 \x01(\x0b\x32\r.rbee.v1.Hive\"=\n\x16HiveServiceStopRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07hive_id\x18\x02 \x01(\t\"6\n\x17HiveServiceStopResponse\x12\x1b\n\x04hive\x18\x01 \x01(\x0b\x32\r.rbee.v1.Hive\"*\n\x17HiveServiceCheckRequest\x12\x0f\n\x07hive_id\x18\x01 \x01(\t\"H\n\x18HiveServiceCheckResponse\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t2\xa2\x04\n\x0bHiveService\x12\x46\n\x03\x41\x64\x64\x12\x1e.rbee.v1.HiveServiceAddRequest\x1a\x1f.rbee.v1.HiveServiceAddResponse\x12O\n\x06Remove\x12!.rbee.v1.HiveServiceRemoveRequest\x1a\".rbee.v1.HiveServiceRemoveResponse\x12\x46\n\x03Get\x12\x1e.rbee.v1.HiveServiceGetRequest\x1a\x1f.rbee.v1.HiveServiceGetResponse\x12I\n\x04List\x12\x1f.rbee.v1.HiveServiceListRequest\x1a .rbee.v1.HiveServiceListResponse\x12L\n\x05Start\x12 .rbee.v1.HiveServiceStartRequest\x1a!.rbee.v1.HiveServiceStartResponse\x12I\n\x04Stop\x12\x1f.rbee.v1.HiveServiceStopRequest\x1a .rbee.v1.HiveServiceStopResponse\x12N\n\x05\x43heck\x12 .rbee.v1.HiveServiceCheckRequest\x1a!.rbee.v1.HiveServiceCheckResponse0\x01\x42\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1arbee/v1/hive_service.proto\x12\x07rbee.v1\x1a\x11rbee/v1/geo.proto\x1a\x12rbee/v1/hive.proto\"\xac\x02\n\x15HiveServiceAddRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07hive_id\x18\x02 \x01(\t\x12\x1f\n\x03ssh\x18\x03 \x01(\x0b\x32\x12.rbee.v1.SshTarget\x12:\n\x06labels\x18\x04 \x03(\x0b\x32*.rbee.v1.HiveServiceAddRequest.LabelsEntry\x12\x19\n\x03geo\x18\x05 \x01(\x0b\x32\x0c.rbee.v1.Geo\x12\x1b\n\x0e\x63ost_per_token\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\x0f\x61\x63\x63\x65pt_host_key\x18\x07 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_cost_per_token\"5\n\x16HiveServiceAddResponse\x12\x1b\n\x04hive\x18\x01 \x01(\x0b\x32\r.rbee.v1.Hive\"?\n\x18HiveServiceRemoveRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07hive_id\x18\x02 \x01(\t\"\x1b\n\x19HiveServiceRemoveResponse\"(\n\x15HiveServiceGetRequest\x12\x0f\n\x07hive_id\x18\x01 \x01(\t\"5\n\x16HiveServiceGetResponse\x12\x1b\n\x04hive\x18\x01 \x01(\x0b\x32\r.rbee.v1.Hive\"?\n\x16HiveServiceListRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x17HiveServiceListResponse\x12\x1c\n\x05hives\x18\x01 \x03(\x0b\x32\r.rbee.v1.Hive\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x17HiveServiceStartRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07hive_id\x18\x02 \x01(\t\"7\n\x18HiveServiceStartResponse\x12\x1b\n\x04hive\x18\x01 \x01(\x0b\x32\r.rbee.v1.Hive\"=\n\x16HiveServiceStopRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07hive_id\x18\x02 \x01(\t\"6\n\x17HiveServiceStopResponse\x12\x1b\n\x04hive\x18\x01 \x01(\x0b\x32\r.rbee.v1.Hive\"Q\n\x19HiveServiceInstallRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07hive_id\x18\x02 \x01(\t\x12\x0f\n\x07upgrade\x18\x03 \x01(\x08\"W\n\x1aHiveServiceInstallResponse\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x04\x12\r\n\x05total\x18\x04 \x01(\x04\"*\n\x17HiveServiceCheckRequest\x12\x0f\n\x07hive_id\x18\x01 \x01(\t\"H\n\x18HiveServiceCheckResponse\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t2\xf8\x04\n\x0bHiveService\x12\x46\n\x03\x41\x64\x64\x12\x1e.rbee.v1.HiveServiceAddRequest\x1a\x1f.rbee.v1.HiveServiceAddResponse\x12O\n\x06Remove\x12!.rbee.v1.HiveServiceRemoveRequest\x1a\".rbee.v1.HiveServiceRemoveResponse\x12\x46\n\x03Get\x12\x1e.rbee.v1.HiveServiceGetRequest\x1a\x1f.rbee.v1.HiveServiceGetResponse\x12I\n\x04List\x12\x1f.rbee.v1.HiveServiceListRequest\x1a .rbee.v1.HiveServiceListResponse\x12L\n\x05Start\x12 .rbee.v1.HiveServiceStartRequest\x1a!.rbee.v1.HiveServiceStartResponse\x12I\n\x04Stop\x12\x1f.rbee.v1.HiveServiceStopRequest\x1a .rbee.v1.HiveServiceStopResponse\x12T\n\x07Install\x12\".rbee.v1.HiveServiceInstallRequest\x1a#.rbee.v1.HiveServiceInstallResponse0\x01\x12N\n\x05\x43heck\x12 .rbee.v1.HiveServiceCheckRequest\x1a!.rbee.v1.HiveServiceCheckResponse0\x01\x42\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,35 +37,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HIVESERVICEADDREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_HIVESERVICEADDREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_HIVESERVICEADDREQUEST']._serialized_start=79
-  _globals['_HIVESERVICEADDREQUEST']._serialized_end=354
-  _globals['_HIVESERVICEADDREQUEST_LABELSENTRY']._serialized_start=290
-  _globals['_HIVESERVICEADDREQUEST_LABELSENTRY']._serialized_end=335
-  _globals['_HIVESERVICEADDRESPONSE']._serialized_start=356
-  _globals['_HIVESERVICEADDRESPONSE']._serialized_end=409
-  _globals['_HIVESERVICEREMOVEREQUEST']._serialized_start=411
-  _globals['_HIVESERVICEREMOVEREQUEST']._serialized_end=474
-  _globals['_HIVESERVICEREMOVERESPONSE']._serialized_start=476
-  _globals['_HIVESERVICEREMOVERESPONSE']._serialized_end=503
-  _globals['_HIVESERVICEGETREQUEST']._serialized_start=505
-  _globals['_HIVESERVICEGETREQUEST']._serialized_end=545
-  _globals['_HIVESERVICEGETRESPONSE']._serialized_start=547
-  _globals['_HIVESERVICEGETRESPONSE']._serialized_end=600
-  _globals['_HIVESERVICELISTREQUEST']._serialized_start=602
-  _globals['_HIVESERVICELISTREQUEST']._serialized_end=665
-  _globals['_HIVESERVICELISTRESPONSE']._serialized_start=667
-  _globals['_HIVESERVICELISTRESPONSE']._serialized_end=747
-  _globals['_HIVESERVICESTARTREQUEST']._serialized_start=749
-  _globals['_HIVESERVICESTARTREQUEST']._serialized_end=811
-  _globals['_HIVESERVICESTARTRESPONSE']._serialized_start=813
-  _globals['_HIVESERVICESTARTRESPONSE']._serialized_end=868
-  _globals['_HIVESERVICESTOPREQUEST']._serialized_start=870
-  _globals['_HIVESERVICESTOPREQUEST']._serialized_end=931
-  _globals['_HIVESERVICESTOPRESPONSE']._serialized_start=933
-  _globals['_HIVESERVICESTOPRESPONSE']._serialized_end=987
-  _globals['_HIVESERVICECHECKREQUEST']._serialized_start=989
-  _globals['_HIVESERVICECHECKREQUEST']._serialized_end=1031
-  _globals['_HIVESERVICECHECKRESPONSE']._serialized_start=1033
-  _globals['_HIVESERVICECHECKRESPONSE']._serialized_end=1105
-  _globals['_HIVESERVICE']._serialized_start=1108
-  _globals['_HIVESERVICE']._serialized_end=1654
+  _globals['_HIVESERVICEADDREQUEST']._serialized_end=379
+  _globals['_HIVESERVICEADDREQUEST_LABELSENTRY']._serialized_start=315
+  _globals['_HIVESERVICEADDREQUEST_LABELSENTRY']._serialized_end=360
+  _globals['_HIVESERVICEADDRESPONSE']._serialized_start=381
+  _globals['_HIVESERVICEADDRESPONSE']._serialized_end=434
+  _globals['_HIVESERVICEREMOVEREQUEST']._serialized_start=436
+  _globals['_HIVESERVICEREMOVEREQUEST']._serialized_end=499
+  _globals['_HIVESERVICEREMOVERESPONSE']._serialized_start=501
+  _globals['_HIVESERVICEREMOVERESPONSE']._serialized_end=528
+  _globals['_HIVESERVICEGETREQUEST']._serialized_start=530
+  _globals['_HIVESERVICEGETREQUEST']._serialized_end=570
+  _globals['_HIVESERVICEGETRESPONSE']._serialized_start=572
+  _globals['_HIVESERVICEGETRESPONSE']._serialized_end=625
+  _globals['_HIVESERVICELISTREQUEST']._serialized_start=627
+  _globals['_HIVESERVICELISTREQUEST']._serialized_end=690
+  _globals['_HIVESERVICELISTRESPONSE']._serialized_start=692
+  _globals['_HIVESERVICELISTRESPONSE']._serialized_end=772
+  _globals['_HIVESERVICESTARTREQUEST']._serialized_start=774
+  _globals['_HIVESERVICESTARTREQUEST']._serialized_end=836
+  _globals['_HIVESERVICESTARTRESPONSE']._serialized_start=838
+  _globals['_HIVESERVICESTARTRESPONSE']._serialized_end=893
+  _globals['_HIVESERVICESTOPREQUEST']._serialized_start=895
+  _globals['_HIVESERVICESTOPREQUEST']._serialized_end=956
+  _globals['_HIVESERVICESTOPRESPONSE']._serialized_start=958
+  _globals['_HIVESERVICESTOPRESPONSE']._serialized_end=1012
+  _globals['_HIVESERVICEINSTALLREQUEST']._serialized_start=1014
+  _globals['_HIVESERVICEINSTALLREQUEST']._serialized_end=1095
+  _globals['_HIVESERVICEINSTALLRESPONSE']._serialized_start=1097
+  _globals['_HIVESERVICEINSTALLRESPONSE']._serialized_end=1184
+  _globals['_HIVESERVICECHECKREQUEST']._serialized_start=1186
+  _globals['_HIVESERVICECHECKREQUEST']._serialized_end=1228
+  _globals['_HIVESERVICECHECKRESPONSE']._serialized_start=1230
+  _globals['_HIVESERVICECHECKRESPONSE']._serialized_end=1302
+  _globals['_HIVESERVICE']._serialized_start=1305
+  _globals['_HIVESERVICE']._serialized_end=1937
 # @@protoc_insertion_point(module_scope)

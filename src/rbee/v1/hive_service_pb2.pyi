@@ -52,12 +52,15 @@ class HiveServiceAddRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     GEO_FIELD_NUMBER: _builtins.int
     COST_PER_TOKEN_FIELD_NUMBER: _builtins.int
+    ACCEPT_HOST_KEY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat."""
     hive_id: _builtins.str
     """Its name, unique."""
     cost_per_token: _builtins.float
     """Cost of a token in the owner's own unit."""
+    accept_host_key: _builtins.str
+    """Fingerprint, "SHA256:...", of the host key to accept when none is known yet. Empty: only known ones."""
     @_builtins.property
     def ssh(self) -> _hive_pb2.SshTarget:
         """How to log in."""
@@ -79,10 +82,11 @@ class HiveServiceAddRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         geo: _geo_pb2.Geo | None = ...,
         cost_per_token: _builtins.float | None = ...,
+        accept_host_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_per_token", b"_cost_per_token", "cost_per_token", b"cost_per_token", "geo", b"geo", "ssh", b"ssh"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_per_token", b"_cost_per_token", "cost_per_token", b"cost_per_token", "geo", b"geo", "hive_id", b"hive_id", "labels", b"labels", "request_id", b"request_id", "ssh", b"ssh"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_per_token", b"_cost_per_token", "accept_host_key", b"accept_host_key", "cost_per_token", b"cost_per_token", "geo", b"geo", "hive_id", b"hive_id", "labels", b"labels", "request_id", b"request_id", "ssh", b"ssh"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost_per_token: _TypeAlias = _typing.Literal["cost_per_token"]  # noqa: Y015
     _WhichOneofArgType__cost_per_token: _TypeAlias = _typing.Literal["_cost_per_token", b"_cost_per_token"]  # noqa: Y015
@@ -356,6 +360,70 @@ class HiveServiceStopResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HiveServiceStopResponse: _TypeAlias = HiveServiceStopResponse  # noqa: Y015
+
+@_typing.final
+class HiveServiceInstallRequest(_message.Message):
+    """Names a machine to install rbee on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    HIVE_ID_FIELD_NUMBER: _builtins.int
+    UPGRADE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat."""
+    hive_id: _builtins.str
+    """The hive."""
+    upgrade: _builtins.bool
+    """When true a hive that runs is stopped, given this queen's version and started again."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        hive_id: _builtins.str = ...,
+        upgrade: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hive_id", b"hive_id", "request_id", b"request_id", "upgrade", b"upgrade"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HiveServiceInstallRequest: _TypeAlias = HiveServiceInstallRequest  # noqa: Y015
+
+@_typing.final
+class HiveServiceInstallResponse(_message.Message):
+    """A step of an installation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """What is being done, such as "send rbee"."""
+    detail: _builtins.str
+    """What has come of it; empty while it goes on."""
+    done: _builtins.int
+    """Of the step: what is done, in bytes or pieces; 0 when that cannot be told."""
+    total: _builtins.int
+    """What there is to do; 0 when that cannot be told."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        done: _builtins.int = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "done", b"done", "step", b"step", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HiveServiceInstallResponse: _TypeAlias = HiveServiceInstallResponse  # noqa: Y015
 
 @_typing.final
 class HiveServiceCheckRequest(_message.Message):

@@ -65,6 +65,11 @@ class HiveServiceStub:
                 request_serializer=rbee_dot_v1_dot_hive__service__pb2.HiveServiceStopRequest.SerializeToString,
                 response_deserializer=rbee_dot_v1_dot_hive__service__pb2.HiveServiceStopResponse.FromString,
                 _registered_method=True)
+        self.Install = channel.unary_stream(
+                '/rbee.v1.HiveService/Install',
+                request_serializer=rbee_dot_v1_dot_hive__service__pb2.HiveServiceInstallRequest.SerializeToString,
+                response_deserializer=rbee_dot_v1_dot_hive__service__pb2.HiveServiceInstallResponse.FromString,
+                _registered_method=True)
         self.Check = channel.unary_stream(
                 '/rbee.v1.HiveService/Check',
                 request_serializer=rbee_dot_v1_dot_hive__service__pb2.HiveServiceCheckRequest.SerializeToString,
@@ -77,9 +82,13 @@ class HiveServiceServicer:
     """
 
     def Add(self, request, context):
-        """Registers a machine reached over SSH.
+        """Registers a machine reached over SSH, after logging in to it once.
 
         ALREADY_EXISTS: HIVE_EXISTS; remove it first or choose another name. INVALID_ARGUMENT: see BadRequest.
+        FAILED_PRECONDITION: HOST_KEY_UNKNOWN; metadata `fingerprint` is that of the key it showed: compare it with the
+        machine's own and ask again with `accept_host_key`. PERMISSION_DENIED: HOST_KEY_CHANGED; it shows another key than
+        the one that is known, and nothing was registered; LOGIN_REFUSED; it takes none of the keys.
+        UNAVAILABLE: HOST_UNREACHABLE; nothing answers there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,6 +139,18 @@ class HiveServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Install(self, request, context):
+        """Puts this queen's own version of rbee on a machine, into its own environment in the remote home, and streams
+        progress. Safe to repeat: what is there already stays. Needs no root.
+
+        NOT_FOUND: HIVE_NOT_FOUND; list hives. FAILED_PRECONDITION: CHECK_FAILED; the message says which step and what to do;
+        HIVE_RUNNING; stop it first, or ask for `upgrade`. UNAVAILABLE: HOST_UNREACHABLE.
+        PERMISSION_DENIED: HOST_KEY_CHANGED or LOGIN_REFUSED. UNAVAILABLE: INSTALL_FAILED; the message holds the last lines.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Check(self, request, context):
         """Checks step by step whether a machine can run a hive.
 
@@ -171,6 +192,11 @@ def add_HiveServiceServicer_to_server(servicer, server):
                     servicer.Stop,
                     request_deserializer=rbee_dot_v1_dot_hive__service__pb2.HiveServiceStopRequest.FromString,
                     response_serializer=rbee_dot_v1_dot_hive__service__pb2.HiveServiceStopResponse.SerializeToString,
+            ),
+            'Install': grpc.unary_stream_rpc_method_handler(
+                    servicer.Install,
+                    request_deserializer=rbee_dot_v1_dot_hive__service__pb2.HiveServiceInstallRequest.FromString,
+                    response_serializer=rbee_dot_v1_dot_hive__service__pb2.HiveServiceInstallResponse.SerializeToString,
             ),
             'Check': grpc.unary_stream_rpc_method_handler(
                     servicer.Check,
@@ -341,6 +367,33 @@ class HiveService:
             '/rbee.v1.HiveService/Stop',
             rbee_dot_v1_dot_hive__service__pb2.HiveServiceStopRequest.SerializeToString,
             rbee_dot_v1_dot_hive__service__pb2.HiveServiceStopResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Install(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/rbee.v1.HiveService/Install',
+            rbee_dot_v1_dot_hive__service__pb2.HiveServiceInstallRequest.SerializeToString,
+            rbee_dot_v1_dot_hive__service__pb2.HiveServiceInstallResponse.FromString,
             options,
             channel_credentials,
             insecure,

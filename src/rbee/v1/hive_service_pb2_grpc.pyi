@@ -34,9 +34,13 @@ class HiveServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> HiveServiceAsyncStub: ...
     Add: _grpc.UnaryUnaryMultiCallable[_hive_service_pb2.HiveServiceAddRequest, _hive_service_pb2.HiveServiceAddResponse]
-    """Registers a machine reached over SSH.
+    """Registers a machine reached over SSH, after logging in to it once.
 
     ALREADY_EXISTS: HIVE_EXISTS; remove it first or choose another name. INVALID_ARGUMENT: see BadRequest.
+    FAILED_PRECONDITION: HOST_KEY_UNKNOWN; metadata `fingerprint` is that of the key it showed: compare it with the
+    machine's own and ask again with `accept_host_key`. PERMISSION_DENIED: HOST_KEY_CHANGED; it shows another key than
+    the one that is known, and nothing was registered; LOGIN_REFUSED; it takes none of the keys.
+    UNAVAILABLE: HOST_UNREACHABLE; nothing answers there.
     """
     Remove: _grpc.UnaryUnaryMultiCallable[_hive_service_pb2.HiveServiceRemoveRequest, _hive_service_pb2.HiveServiceRemoveResponse]
     """Forgets a machine; its hive must be stopped.
@@ -63,6 +67,14 @@ class HiveServiceStub:
 
     NOT_FOUND: HIVE_NOT_FOUND; list hives. UNAVAILABLE: HIVE_UNREACHABLE; it could not be asked.
     """
+    Install: _grpc.UnaryStreamMultiCallable[_hive_service_pb2.HiveServiceInstallRequest, _hive_service_pb2.HiveServiceInstallResponse]
+    """Puts this queen's own version of rbee on a machine, into its own environment in the remote home, and streams
+    progress. Safe to repeat: what is there already stays. Needs no root.
+
+    NOT_FOUND: HIVE_NOT_FOUND; list hives. FAILED_PRECONDITION: CHECK_FAILED; the message says which step and what to do;
+    HIVE_RUNNING; stop it first, or ask for `upgrade`. UNAVAILABLE: HOST_UNREACHABLE.
+    PERMISSION_DENIED: HOST_KEY_CHANGED or LOGIN_REFUSED. UNAVAILABLE: INSTALL_FAILED; the message holds the last lines.
+    """
     Check: _grpc.UnaryStreamMultiCallable[_hive_service_pb2.HiveServiceCheckRequest, _hive_service_pb2.HiveServiceCheckResponse]
     """Checks step by step whether a machine can run a hive.
 
@@ -75,9 +87,13 @@ class HiveServiceAsyncStub(HiveServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Add: _aio.UnaryUnaryMultiCallable[_hive_service_pb2.HiveServiceAddRequest, _hive_service_pb2.HiveServiceAddResponse]  # type: ignore[assignment]
-    """Registers a machine reached over SSH.
+    """Registers a machine reached over SSH, after logging in to it once.
 
     ALREADY_EXISTS: HIVE_EXISTS; remove it first or choose another name. INVALID_ARGUMENT: see BadRequest.
+    FAILED_PRECONDITION: HOST_KEY_UNKNOWN; metadata `fingerprint` is that of the key it showed: compare it with the
+    machine's own and ask again with `accept_host_key`. PERMISSION_DENIED: HOST_KEY_CHANGED; it shows another key than
+    the one that is known, and nothing was registered; LOGIN_REFUSED; it takes none of the keys.
+    UNAVAILABLE: HOST_UNREACHABLE; nothing answers there.
     """
     Remove: _aio.UnaryUnaryMultiCallable[_hive_service_pb2.HiveServiceRemoveRequest, _hive_service_pb2.HiveServiceRemoveResponse]  # type: ignore[assignment]
     """Forgets a machine; its hive must be stopped.
@@ -104,6 +120,14 @@ class HiveServiceAsyncStub(HiveServiceStub):
 
     NOT_FOUND: HIVE_NOT_FOUND; list hives. UNAVAILABLE: HIVE_UNREACHABLE; it could not be asked.
     """
+    Install: _aio.UnaryStreamMultiCallable[_hive_service_pb2.HiveServiceInstallRequest, _hive_service_pb2.HiveServiceInstallResponse]  # type: ignore[assignment]
+    """Puts this queen's own version of rbee on a machine, into its own environment in the remote home, and streams
+    progress. Safe to repeat: what is there already stays. Needs no root.
+
+    NOT_FOUND: HIVE_NOT_FOUND; list hives. FAILED_PRECONDITION: CHECK_FAILED; the message says which step and what to do;
+    HIVE_RUNNING; stop it first, or ask for `upgrade`. UNAVAILABLE: HOST_UNREACHABLE.
+    PERMISSION_DENIED: HOST_KEY_CHANGED or LOGIN_REFUSED. UNAVAILABLE: INSTALL_FAILED; the message holds the last lines.
+    """
     Check: _aio.UnaryStreamMultiCallable[_hive_service_pb2.HiveServiceCheckRequest, _hive_service_pb2.HiveServiceCheckResponse]  # type: ignore[assignment]
     """Checks step by step whether a machine can run a hive.
 
@@ -118,9 +142,13 @@ class HiveServiceServicer:
         request: _hive_service_pb2.HiveServiceAddRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_hive_service_pb2.HiveServiceAddResponse, _abc.Awaitable[_hive_service_pb2.HiveServiceAddResponse]]:
-        """Registers a machine reached over SSH.
+        """Registers a machine reached over SSH, after logging in to it once.
 
         ALREADY_EXISTS: HIVE_EXISTS; remove it first or choose another name. INVALID_ARGUMENT: see BadRequest.
+        FAILED_PRECONDITION: HOST_KEY_UNKNOWN; metadata `fingerprint` is that of the key it showed: compare it with the
+        machine's own and ask again with `accept_host_key`. PERMISSION_DENIED: HOST_KEY_CHANGED; it shows another key than
+        the one that is known, and nothing was registered; LOGIN_REFUSED; it takes none of the keys.
+        UNAVAILABLE: HOST_UNREACHABLE; nothing answers there.
         """
 
     def Remove(
@@ -171,6 +199,19 @@ class HiveServiceServicer:
         """Stops a hive and its workers and answers when they have ended; at once when it is stopped.
 
         NOT_FOUND: HIVE_NOT_FOUND; list hives. UNAVAILABLE: HIVE_UNREACHABLE; it could not be asked.
+        """
+
+    def Install(
+        self,
+        request: _hive_service_pb2.HiveServiceInstallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_hive_service_pb2.HiveServiceInstallResponse], _abc.AsyncIterator[_hive_service_pb2.HiveServiceInstallResponse]]:
+        """Puts this queen's own version of rbee on a machine, into its own environment in the remote home, and streams
+        progress. Safe to repeat: what is there already stays. Needs no root.
+
+        NOT_FOUND: HIVE_NOT_FOUND; list hives. FAILED_PRECONDITION: CHECK_FAILED; the message says which step and what to do;
+        HIVE_RUNNING; stop it first, or ask for `upgrade`. UNAVAILABLE: HOST_UNREACHABLE.
+        PERMISSION_DENIED: HOST_KEY_CHANGED or LOGIN_REFUSED. UNAVAILABLE: INSTALL_FAILED; the message holds the last lines.
         """
 
     def Check(

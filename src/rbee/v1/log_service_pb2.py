@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19rbee/v1/log_service.proto\x12\x07rbee.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x01\n\x07LogLine\x12,\n\x08log_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x05level\x18\x02 \x01(\x0e\x32\x11.rbee.v1.LogLevel\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0e\n\x06job_id\x18\x05 \x01(\t\x12\x10\n\x08trace_id\x18\x06 \x01(\t\"}\n\x17LogServiceStreamRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12$\n\tmin_level\x18\x02 \x01(\x0e\x32\x11.rbee.v1.LogLevel\x12\x0e\n\x06job_id\x18\x03 \x01(\t\x12\x0c\n\x04tail\x18\x04 \x01(\r\x12\x0e\n\x06\x66ollow\x18\x05 \x01(\x08\";\n\x18LogServiceStreamResponse\x12\x1f\n\x05lines\x18\x01 \x03(\x0b\x32\x10.rbee.v1.LogLine*z\n\x08LogLevel\x12\x19\n\x15LOG_LEVEL_UNSPECIFIED\x10\x00\x12\x13\n\x0fLOG_LEVEL_DEBUG\x10\x01\x12\x12\n\x0eLOG_LEVEL_INFO\x10\x02\x12\x15\n\x11LOG_LEVEL_WARNING\x10\x03\x12\x13\n\x0fLOG_LEVEL_ERROR\x10\x04\x32]\n\nLogService\x12O\n\x06Stream\x12 .rbee.v1.LogServiceStreamRequest\x1a!.rbee.v1.LogServiceStreamResponse0\x01\x42\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19rbee/v1/log_service.proto\x12\x07rbee.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x01\n\x07LogLine\x12,\n\x08log_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x05level\x18\x02 \x01(\x0e\x32\x11.rbee.v1.LogLevel\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0e\n\x06job_id\x18\x05 \x01(\t\x12\x10\n\x08trace_id\x18\x06 \x01(\t\"\xad\x01\n\x17LogServiceStreamRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12$\n\tmin_level\x18\x02 \x01(\x0e\x32\x11.rbee.v1.LogLevel\x12\x0e\n\x06job_id\x18\x03 \x01(\t\x12\x0c\n\x04tail\x18\x04 \x01(\r\x12\x0e\n\x06\x66ollow\x18\x05 \x01(\x08\x12.\n\nsince_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x18LogServiceStreamResponse\x12\x1f\n\x05lines\x18\x01 \x03(\x0b\x32\x10.rbee.v1.LogLine*z\n\x08LogLevel\x12\x19\n\x15LOG_LEVEL_UNSPECIFIED\x10\x00\x12\x13\n\x0fLOG_LEVEL_DEBUG\x10\x01\x12\x12\n\x0eLOG_LEVEL_INFO\x10\x02\x12\x15\n\x11LOG_LEVEL_WARNING\x10\x03\x12\x13\n\x0fLOG_LEVEL_ERROR\x10\x04\x32]\n\nLogService\x12O\n\x06Stream\x12 .rbee.v1.LogServiceStreamRequest\x1a!.rbee.v1.LogServiceStreamResponse0\x01\x42\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,14 +33,14 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rbee.v1.log_service_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\013dev.rbee.v1P\001Z\016rbee/v1;rbeev1'
-  _globals['_LOGLEVEL']._serialized_start=418
-  _globals['_LOGLEVEL']._serialized_end=540
+  _globals['_LOGLEVEL']._serialized_start=467
+  _globals['_LOGLEVEL']._serialized_end=589
   _globals['_LOGLINE']._serialized_start=72
   _globals['_LOGLINE']._serialized_end=228
-  _globals['_LOGSERVICESTREAMREQUEST']._serialized_start=230
-  _globals['_LOGSERVICESTREAMREQUEST']._serialized_end=355
-  _globals['_LOGSERVICESTREAMRESPONSE']._serialized_start=357
-  _globals['_LOGSERVICESTREAMRESPONSE']._serialized_end=416
-  _globals['_LOGSERVICE']._serialized_start=542
-  _globals['_LOGSERVICE']._serialized_end=635
+  _globals['_LOGSERVICESTREAMREQUEST']._serialized_start=231
+  _globals['_LOGSERVICESTREAMREQUEST']._serialized_end=404
+  _globals['_LOGSERVICESTREAMRESPONSE']._serialized_start=406
+  _globals['_LOGSERVICESTREAMRESPONSE']._serialized_end=465
+  _globals['_LOGSERVICE']._serialized_start=591
+  _globals['_LOGSERVICE']._serialized_end=684
 # @@protoc_insertion_point(module_scope)

@@ -107,6 +107,7 @@ class LogServiceStreamRequest(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     TAIL_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
+    SINCE_TIME_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """"queen", "hive/NAME" or "worker/ID". Empty: all."""
     min_level: Global___LogLevel.ValueType
@@ -117,6 +118,10 @@ class LogServiceStreamRequest(_message.Message):
     """Lines that have been, at most 1,000."""
     follow: _builtins.bool
     """When true the stream goes on with lines that come."""
+    @_builtins.property
+    def since_time(self) -> _timestamp_pb2.Timestamp:
+        """Only lines since then. Absent: however old."""
+
     def __init__(
         self,
         *,
@@ -125,10 +130,11 @@ class LogServiceStreamRequest(_message.Message):
         job_id: _builtins.str = ...,
         tail: _builtins.int = ...,
         follow: _builtins.bool = ...,
+        since_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since_time", b"since_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "job_id", b"job_id", "min_level", b"min_level", "source", b"source", "tail", b"tail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "job_id", b"job_id", "min_level", b"min_level", "since_time", b"since_time", "source", b"source", "tail", b"tail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

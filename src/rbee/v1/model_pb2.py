@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13rbee/v1/model.proto\x12\x07rbee.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8e\x02\n\tModelFile\x12\x11\n\tmodel_ref\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\t\x12\x17\n\x0fparameter_count\x18\x04 \x01(\x04\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12\x14\n\x0cquantization\x18\x06 \x01(\t\x12\x17\n\x0f\x66ile_size_bytes\x18\x07 \x01(\x04\x12/\n\x0bmodify_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x62lock_count\x18\t \x01(\r\x12\x1a\n\x12kv_bytes_per_token\x18\n \x01(\x04\x12\x0e\n\x06\x64\x65\x66\x65\x63t\x18\x0b \x01(\t\"\x9d\x01\n\x05Model\x12\x11\n\tmodel_ref\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12 \n\x04\x66ile\x18\x03 \x01(\x0b\x32\x12.rbee.v1.ModelFile\x12\x10\n\x08hive_ids\x18\x04 \x03(\t\x12\x12\n\nworker_ids\x18\x05 \x03(\t\x12\x0f\n\x07\x61liases\x18\x06 \x03(\t\x12\x1a\n\x12memory_required_mb\x18\x07 \x01(\x04\x42\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13rbee/v1/model.proto\x12\x07rbee.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe2\x02\n\tModelFile\x12\x11\n\tmodel_ref\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\t\x12\x17\n\x0fparameter_count\x18\x04 \x01(\x04\x12\x16\n\x0e\x63ontext_length\x18\x05 \x01(\r\x12\x14\n\x0cquantization\x18\x06 \x01(\t\x12\x17\n\x0f\x66ile_size_bytes\x18\x07 \x01(\x04\x12/\n\x0bmodify_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x62lock_count\x18\t \x01(\r\x12\x1a\n\x12kv_bytes_per_token\x18\n \x01(\x04\x12\x0e\n\x06\x64\x65\x66\x65\x63t\x18\x0b \x01(\t\x12\x0f\n\x07\x65ngines\x18\x0c \x03(\t\x12\x0e\n\x06pinned\x18\r \x01(\x08\x12\x31\n\rlast_use_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x98\x02\n\x05Model\x12\x11\n\tmodel_ref\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12 \n\x04\x66ile\x18\x03 \x01(\x0b\x32\x12.rbee.v1.ModelFile\x12\x10\n\x08hive_ids\x18\x04 \x03(\t\x12\x12\n\nworker_ids\x18\x05 \x03(\t\x12\x0f\n\x07\x61liases\x18\x06 \x03(\t\x12\x1a\n\x12memory_required_mb\x18\x07 \x01(\x04\x12\x1f\n\x12memory_measured_mb\x18\x08 \x01(\x04H\x00\x88\x01\x01\x12\x10\n\x08replicas\x18\t \x01(\r\x12/\n\x0cidle_timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationB\x15\n\x13_memory_measured_mb*\x93\x01\n\tPullStage\x12\x1a\n\x16PULL_STAGE_UNSPECIFIED\x10\x00\x12\x18\n\x14PULL_STAGE_RESOLVING\x10\x01\x12\x1a\n\x16PULL_STAGE_MAKING_ROOM\x10\x02\x12\x1a\n\x16PULL_STAGE_DOWNLOADING\x10\x03\x12\x18\n\x14PULL_STAGE_VERIFYING\x10\x04\x42\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +34,10 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rbee.v1.model_pb2', _global
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\013dev.rbee.v1P\001Z\016rbee/v1;rbeev1'
-  _globals['_MODELFILE']._serialized_start=66
-  _globals['_MODELFILE']._serialized_end=336
-  _globals['_MODEL']._serialized_start=339
-  _globals['_MODEL']._serialized_end=496
+  _globals['_PULLSTAGE']._serialized_start=738
+  _globals['_PULLSTAGE']._serialized_end=885
+  _globals['_MODELFILE']._serialized_start=98
+  _globals['_MODELFILE']._serialized_end=452
+  _globals['_MODEL']._serialized_start=455
+  _globals['_MODEL']._serialized_end=735
 # @@protoc_insertion_point(module_scope)

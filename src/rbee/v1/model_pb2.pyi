@@ -5,9 +5,11 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +20,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _PullStage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PullStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PullStage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PULL_STAGE_UNSPECIFIED: _PullStage.ValueType  # 0
+    """Not known."""
+    PULL_STAGE_RESOLVING: _PullStage.ValueType  # 1
+    """The hub is asked what there is."""
+    PULL_STAGE_MAKING_ROOM: _PullStage.ValueType  # 2
+    """Old models are deleted to make room."""
+    PULL_STAGE_DOWNLOADING: _PullStage.ValueType  # 3
+    """Bytes come in."""
+    PULL_STAGE_VERIFYING: _PullStage.ValueType  # 4
+    """Its checksum is computed."""
+
+class PullStage(_PullStage, metaclass=_PullStageEnumTypeWrapper):
+    """Where a download stands."""
+
+PULL_STAGE_UNSPECIFIED: PullStage.ValueType  # 0
+"""Not known."""
+PULL_STAGE_RESOLVING: PullStage.ValueType  # 1
+"""The hub is asked what there is."""
+PULL_STAGE_MAKING_ROOM: PullStage.ValueType  # 2
+"""Old models are deleted to make room."""
+PULL_STAGE_DOWNLOADING: PullStage.ValueType  # 3
+"""Bytes come in."""
+PULL_STAGE_VERIFYING: PullStage.ValueType  # 4
+"""Its checksum is computed."""
+Global___PullStage: _TypeAlias = PullStage  # noqa: Y015
 
 @_typing.final
 class ModelFile(_message.Message):
@@ -36,6 +70,9 @@ class ModelFile(_message.Message):
     BLOCK_COUNT_FIELD_NUMBER: _builtins.int
     KV_BYTES_PER_TOKEN_FIELD_NUMBER: _builtins.int
     DEFECT_FIELD_NUMBER: _builtins.int
+    ENGINES_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    LAST_USE_TIME_FIELD_NUMBER: _builtins.int
     model_ref: _builtins.str
     """Reference: "file:/abs/path" or "hf:org/repo@rev::file"."""
     name: _builtins.str
@@ -56,9 +93,19 @@ class ModelFile(_message.Message):
     """Bytes of KV cache one token needs at 16 bits; 0 when not known."""
     defect: _builtins.str
     """Why it cannot be loaded, such as "truncated: tensor data ends at byte 812 of 3200"; empty when it can."""
+    pinned: _builtins.bool
+    """True when it is not deleted to make room."""
     @_builtins.property
     def modify_time(self) -> _timestamp_pb2.Timestamp:
         """When the file last changed."""
+
+    @_builtins.property
+    def engines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Engines of its hive that can load it, best first; empty: "llamacpp"."""
+
+    @_builtins.property
+    def last_use_time(self) -> _timestamp_pb2.Timestamp:
+        """When a worker last had it loaded, or when it was downloaded; absent when not known."""
 
     def __init__(
         self,
@@ -74,10 +121,13 @@ class ModelFile(_message.Message):
         block_count: _builtins.int = ...,
         kv_bytes_per_token: _builtins.int = ...,
         defect: _builtins.str = ...,
+        engines: _abc.Iterable[_builtins.str] | None = ...,
+        pinned: _builtins.bool = ...,
+        last_use_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["modify_time", b"modify_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_use_time", b"last_use_time", "modify_time", b"modify_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_count", b"block_count", "context_length", b"context_length", "defect", b"defect", "family", b"family", "file_size_bytes", b"file_size_bytes", "kv_bytes_per_token", b"kv_bytes_per_token", "model_ref", b"model_ref", "modify_time", b"modify_time", "name", b"name", "parameter_count", b"parameter_count", "quantization", b"quantization"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_count", b"block_count", "context_length", b"context_length", "defect", b"defect", "engines", b"engines", "family", b"family", "file_size_bytes", b"file_size_bytes", "kv_bytes_per_token", b"kv_bytes_per_token", "last_use_time", b"last_use_time", "model_ref", b"model_ref", "modify_time", b"modify_time", "name", b"name", "parameter_count", b"parameter_count", "pinned", b"pinned", "quantization", b"quantization"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -96,12 +146,19 @@ class Model(_message.Message):
     WORKER_IDS_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
     MEMORY_REQUIRED_MB_FIELD_NUMBER: _builtins.int
+    MEMORY_MEASURED_MB_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
     model_ref: _builtins.str
     """The reference workers load."""
     name: _builtins.str
     """Short name a caller can use."""
     memory_required_mb: _builtins.int
     """Memory a worker of it needs with default slots and context, MB; an estimate."""
+    memory_measured_mb: _builtins.int
+    """Memory its workers then used, of its device or, on a processor, resident, MB; the most seen. Absent before the first."""
+    replicas: _builtins.int
+    """Workers that are always to be there."""
     @_builtins.property
     def file(self) -> Global___ModelFile:
         """What is known of it from its file."""
@@ -118,6 +175,10 @@ class Model(_message.Message):
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other names that resolve to it."""
 
+    @_builtins.property
+    def idle_timeout(self) -> _duration_pb2.Duration:
+        """How long a worker may run nothing before it is stopped; 0: for ever."""
+
     def __init__(
         self,
         *,
@@ -128,11 +189,16 @@ class Model(_message.Message):
         worker_ids: _abc.Iterable[_builtins.str] | None = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
         memory_required_mb: _builtins.int = ...,
+        memory_measured_mb: _builtins.int | None = ...,
+        replicas: _builtins.int = ...,
+        idle_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_memory_measured_mb", b"_memory_measured_mb", "file", b"file", "idle_timeout", b"idle_timeout", "memory_measured_mb", b"memory_measured_mb"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "file", b"file", "hive_ids", b"hive_ids", "memory_required_mb", b"memory_required_mb", "model_ref", b"model_ref", "name", b"name", "worker_ids", b"worker_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory_measured_mb", b"_memory_measured_mb", "aliases", b"aliases", "file", b"file", "hive_ids", b"hive_ids", "idle_timeout", b"idle_timeout", "memory_measured_mb", b"memory_measured_mb", "memory_required_mb", b"memory_required_mb", "model_ref", b"model_ref", "name", b"name", "replicas", b"replicas", "worker_ids", b"worker_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__memory_measured_mb: _TypeAlias = _typing.Literal["memory_measured_mb"]  # noqa: Y015
+    _WhichOneofArgType__memory_measured_mb: _TypeAlias = _typing.Literal["_memory_measured_mb", b"_memory_measured_mb"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_measured_mb) -> _WhichOneofReturnType__memory_measured_mb | None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015

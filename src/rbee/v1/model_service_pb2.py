@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from rbee.v1 import model_pb2 as rbee_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1brbee/v1/model_service.proto\x12\x07rbee.v1\x1a\x13rbee/v1/model.proto\"Q\n\x17ModelServiceListRequest\x12\x0f\n\x07hive_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"S\n\x18ModelServiceListResponse\x12\x1e\n\x06models\x18\x01 \x03(\x0b\x32\x0e.rbee.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\x1aModelServiceResolveRequest\x12\r\n\x05model\x18\x01 \x01(\t\"<\n\x1bModelServiceResolveResponse\x12\x1d\n\x05model\x18\x01 \x01(\x0b\x32\x0e.rbee.v1.Model\"Q\n\x17ModelServicePullRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tmodel_ref\x18\x02 \x01(\t\x12\x0f\n\x07hive_id\x18\x03 \x01(\t\"e\n\x18ModelServicePullResponse\x12\x12\n\nbytes_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x02 \x01(\x04\x12 \n\x04\x66ile\x18\x03 \x01(\x0b\x32\x12.rbee.v1.ModelFile\"S\n\x19ModelServiceDeleteRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tmodel_ref\x18\x02 \x01(\t\x12\x0f\n\x07hive_id\x18\x03 \x01(\t\"1\n\x1aModelServiceDeleteResponse\x12\x13\n\x0b\x62ytes_freed\x18\x01 \x01(\x04\x32\xd3\x02\n\x0cModelService\x12K\n\x04List\x12 .rbee.v1.ModelServiceListRequest\x1a!.rbee.v1.ModelServiceListResponse\x12T\n\x07Resolve\x12#.rbee.v1.ModelServiceResolveRequest\x1a$.rbee.v1.ModelServiceResolveResponse\x12M\n\x04Pull\x12 .rbee.v1.ModelServicePullRequest\x1a!.rbee.v1.ModelServicePullResponse0\x01\x12Q\n\x06\x44\x65lete\x12\".rbee.v1.ModelServiceDeleteRequest\x1a#.rbee.v1.ModelServiceDeleteResponseB\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1brbee/v1/model_service.proto\x12\x07rbee.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x13rbee/v1/model.proto\"Q\n\x17ModelServiceListRequest\x12\x0f\n\x07hive_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"S\n\x18ModelServiceListResponse\x12\x1e\n\x06models\x18\x01 \x03(\x0b\x32\x0e.rbee.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\x1aModelServiceResolveRequest\x12\r\n\x05model\x18\x01 \x01(\t\"<\n\x1bModelServiceResolveResponse\x12\x1d\n\x05model\x18\x01 \x01(\x0b\x32\x0e.rbee.v1.Model\"p\n\x17ModelServicePullRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tmodel_ref\x18\x02 \x01(\t\x12\x0f\n\x07hive_id\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\r\n\x05\x61lias\x18\x05 \x01(\t\"\xac\x01\n\x18ModelServicePullResponse\x12\x12\n\nbytes_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x62ytes_total\x18\x02 \x01(\x04\x12 \n\x04\x66ile\x18\x03 \x01(\x0b\x32\x12.rbee.v1.ModelFile\x12!\n\x05stage\x18\x04 \x01(\x0e\x32\x12.rbee.v1.PullStage\x12\x11\n\tfile_name\x18\x05 \x01(\t\x12\x0f\n\x07hive_id\x18\x06 \x01(\t\"S\n\x1bModelServiceSetAliasRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x11\n\tmodel_ref\x18\x03 \x01(\t\"\x1e\n\x1cModelServiceSetAliasResponse\"C\n\x1eModelServiceDeleteAliasRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\"!\n\x1fModelServiceDeleteAliasResponse\"\x91\x01\n\x17ModelServiceKeepRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\x08replicas\x18\x03 \x01(\rH\x00\x88\x01\x01\x12/\n\x0cidle_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0b\n\t_replicas\"9\n\x18ModelServiceKeepResponse\x12\x1d\n\x05model\x18\x01 \x01(\x0b\x32\x0e.rbee.v1.Model\"`\n\x16ModelServicePinRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tmodel_ref\x18\x02 \x01(\t\x12\x0f\n\x07hive_id\x18\x03 \x01(\t\x12\x0e\n\x06pinned\x18\x04 \x01(\x08\";\n\x17ModelServicePinResponse\x12 \n\x04\x66ile\x18\x01 \x01(\x0b\x32\x12.rbee.v1.ModelFile\"S\n\x19ModelServiceDeleteRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tmodel_ref\x18\x02 \x01(\t\x12\x0f\n\x07hive_id\x18\x03 \x01(\t\"1\n\x1aModelServiceDeleteResponse\x12\x13\n\x0b\x62ytes_freed\x18\x01 \x01(\x04\x32\xa5\x05\n\x0cModelService\x12K\n\x04List\x12 .rbee.v1.ModelServiceListRequest\x1a!.rbee.v1.ModelServiceListResponse\x12T\n\x07Resolve\x12#.rbee.v1.ModelServiceResolveRequest\x1a$.rbee.v1.ModelServiceResolveResponse\x12M\n\x04Pull\x12 .rbee.v1.ModelServicePullRequest\x1a!.rbee.v1.ModelServicePullResponse0\x01\x12W\n\x08SetAlias\x12$.rbee.v1.ModelServiceSetAliasRequest\x1a%.rbee.v1.ModelServiceSetAliasResponse\x12`\n\x0b\x44\x65leteAlias\x12\'.rbee.v1.ModelServiceDeleteAliasRequest\x1a(.rbee.v1.ModelServiceDeleteAliasResponse\x12K\n\x04Keep\x12 .rbee.v1.ModelServiceKeepRequest\x1a!.rbee.v1.ModelServiceKeepResponse\x12H\n\x03Pin\x12\x1f.rbee.v1.ModelServicePinRequest\x1a .rbee.v1.ModelServicePinResponse\x12Q\n\x06\x44\x65lete\x12\".rbee.v1.ModelServiceDeleteRequest\x1a#.rbee.v1.ModelServiceDeleteResponseB\x1f\n\x0b\x64\x65v.rbee.v1P\x01Z\x0erbee/v1;rbeev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,22 +34,38 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'rbee.v1.model_service_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\013dev.rbee.v1P\001Z\016rbee/v1;rbeev1'
-  _globals['_MODELSERVICELISTREQUEST']._serialized_start=61
-  _globals['_MODELSERVICELISTREQUEST']._serialized_end=142
-  _globals['_MODELSERVICELISTRESPONSE']._serialized_start=144
-  _globals['_MODELSERVICELISTRESPONSE']._serialized_end=227
-  _globals['_MODELSERVICERESOLVEREQUEST']._serialized_start=229
-  _globals['_MODELSERVICERESOLVEREQUEST']._serialized_end=272
-  _globals['_MODELSERVICERESOLVERESPONSE']._serialized_start=274
-  _globals['_MODELSERVICERESOLVERESPONSE']._serialized_end=334
-  _globals['_MODELSERVICEPULLREQUEST']._serialized_start=336
-  _globals['_MODELSERVICEPULLREQUEST']._serialized_end=417
-  _globals['_MODELSERVICEPULLRESPONSE']._serialized_start=419
-  _globals['_MODELSERVICEPULLRESPONSE']._serialized_end=520
-  _globals['_MODELSERVICEDELETEREQUEST']._serialized_start=522
-  _globals['_MODELSERVICEDELETEREQUEST']._serialized_end=605
-  _globals['_MODELSERVICEDELETERESPONSE']._serialized_start=607
-  _globals['_MODELSERVICEDELETERESPONSE']._serialized_end=656
-  _globals['_MODELSERVICE']._serialized_start=659
-  _globals['_MODELSERVICE']._serialized_end=998
+  _globals['_MODELSERVICELISTREQUEST']._serialized_start=93
+  _globals['_MODELSERVICELISTREQUEST']._serialized_end=174
+  _globals['_MODELSERVICELISTRESPONSE']._serialized_start=176
+  _globals['_MODELSERVICELISTRESPONSE']._serialized_end=259
+  _globals['_MODELSERVICERESOLVEREQUEST']._serialized_start=261
+  _globals['_MODELSERVICERESOLVEREQUEST']._serialized_end=304
+  _globals['_MODELSERVICERESOLVERESPONSE']._serialized_start=306
+  _globals['_MODELSERVICERESOLVERESPONSE']._serialized_end=366
+  _globals['_MODELSERVICEPULLREQUEST']._serialized_start=368
+  _globals['_MODELSERVICEPULLREQUEST']._serialized_end=480
+  _globals['_MODELSERVICEPULLRESPONSE']._serialized_start=483
+  _globals['_MODELSERVICEPULLRESPONSE']._serialized_end=655
+  _globals['_MODELSERVICESETALIASREQUEST']._serialized_start=657
+  _globals['_MODELSERVICESETALIASREQUEST']._serialized_end=740
+  _globals['_MODELSERVICESETALIASRESPONSE']._serialized_start=742
+  _globals['_MODELSERVICESETALIASRESPONSE']._serialized_end=772
+  _globals['_MODELSERVICEDELETEALIASREQUEST']._serialized_start=774
+  _globals['_MODELSERVICEDELETEALIASREQUEST']._serialized_end=841
+  _globals['_MODELSERVICEDELETEALIASRESPONSE']._serialized_start=843
+  _globals['_MODELSERVICEDELETEALIASRESPONSE']._serialized_end=876
+  _globals['_MODELSERVICEKEEPREQUEST']._serialized_start=879
+  _globals['_MODELSERVICEKEEPREQUEST']._serialized_end=1024
+  _globals['_MODELSERVICEKEEPRESPONSE']._serialized_start=1026
+  _globals['_MODELSERVICEKEEPRESPONSE']._serialized_end=1083
+  _globals['_MODELSERVICEPINREQUEST']._serialized_start=1085
+  _globals['_MODELSERVICEPINREQUEST']._serialized_end=1181
+  _globals['_MODELSERVICEPINRESPONSE']._serialized_start=1183
+  _globals['_MODELSERVICEPINRESPONSE']._serialized_end=1242
+  _globals['_MODELSERVICEDELETEREQUEST']._serialized_start=1244
+  _globals['_MODELSERVICEDELETEREQUEST']._serialized_end=1327
+  _globals['_MODELSERVICEDELETERESPONSE']._serialized_start=1329
+  _globals['_MODELSERVICEDELETERESPONSE']._serialized_end=1378
+  _globals['_MODELSERVICE']._serialized_start=1381
+  _globals['_MODELSERVICE']._serialized_end=2058
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from rbee.v1 import model_pb2 as _model_pb2
@@ -132,22 +133,30 @@ class ModelServicePullRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     MODEL_REF_FIELD_NUMBER: _builtins.int
     HIVE_ID_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call safe to repeat."""
     model_ref: _builtins.str
     """The reference: "hf:org/repo[@rev][::file]", "https://..." or "file:/abs/path"."""
     hive_id: _builtins.str
-    """The machine."""
+    """The machine. Empty: the healthy one with the most free disk."""
+    sha256: _builtins.str
+    """SHA-256 the file must have, 64 hexadecimal digits; empty: what the hub says, if it does."""
+    alias: _builtins.str
+    """A name to give it. Empty: none but the file's."""
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         model_ref: _builtins.str = ...,
         hive_id: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        alias: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hive_id", b"hive_id", "model_ref", b"model_ref", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "hive_id", b"hive_id", "model_ref", b"model_ref", "request_id", b"request_id", "sha256", b"sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -162,10 +171,19 @@ class ModelServicePullResponse(_message.Message):
     BYTES_DONE_FIELD_NUMBER: _builtins.int
     BYTES_TOTAL_FIELD_NUMBER: _builtins.int
     FILE_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    HIVE_ID_FIELD_NUMBER: _builtins.int
     bytes_done: _builtins.int
     """Bytes on disk."""
     bytes_total: _builtins.int
     """Bytes in all; 0 when not known."""
+    stage: _model_pb2.PullStage.ValueType
+    """Where it stands."""
+    file_name: _builtins.str
+    """Name of the file that is being fetched; empty when not known yet."""
+    hive_id: _builtins.str
+    """The machine it goes to."""
     @_builtins.property
     def file(self) -> _model_pb2.ModelFile:
         """Set in the last message: the file, whole and checked."""
@@ -176,14 +194,227 @@ class ModelServicePullResponse(_message.Message):
         bytes_done: _builtins.int = ...,
         bytes_total: _builtins.int = ...,
         file: _model_pb2.ModelFile | None = ...,
+        stage: _model_pb2.PullStage.ValueType = ...,
+        file_name: _builtins.str = ...,
+        hive_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "file", b"file"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "bytes_total", b"bytes_total", "file", b"file", "file_name", b"file_name", "hive_id", b"hive_id", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelServicePullResponse: _TypeAlias = ModelServicePullResponse  # noqa: Y015
+
+@_typing.final
+class ModelServiceSetAliasRequest(_message.Message):
+    """Says which name to give."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
+    MODEL_REF_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat."""
+    alias: _builtins.str
+    """The name: 1 to 128 letters, digits, ".", "_", "-", ":" and "/"; not one that begins like a reference."""
+    model_ref: _builtins.str
+    """The reference it stands for; it need not be downloaded yet."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        alias: _builtins.str = ...,
+        model_ref: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "model_ref", b"model_ref", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelServiceSetAliasRequest: _TypeAlias = ModelServiceSetAliasRequest  # noqa: Y015
+
+@_typing.final
+class ModelServiceSetAliasResponse(_message.Message):
+    """The name was given."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelServiceSetAliasResponse: _TypeAlias = ModelServiceSetAliasResponse  # noqa: Y015
+
+@_typing.final
+class ModelServiceDeleteAliasRequest(_message.Message):
+    """Says which name to take away."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat."""
+    alias: _builtins.str
+    """The name."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        alias: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelServiceDeleteAliasRequest: _TypeAlias = ModelServiceDeleteAliasRequest  # noqa: Y015
+
+@_typing.final
+class ModelServiceDeleteAliasResponse(_message.Message):
+    """The name was taken away."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelServiceDeleteAliasResponse: _TypeAlias = ModelServiceDeleteAliasResponse  # noqa: Y015
+
+@_typing.final
+class ModelServiceKeepRequest(_message.Message):
+    """Says how many workers of a model to keep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat."""
+    model: _builtins.str
+    """Alias, file name or reference."""
+    replicas: _builtins.int
+    """Workers that are always to be there, 0 to 64. Absent: as it is."""
+    @_builtins.property
+    def idle_timeout(self) -> _duration_pb2.Duration:
+        """How long a worker above `replicas` may run nothing before it is stopped; 0: for ever. Absent: as it is."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        replicas: _builtins.int | None = ...,
+        idle_timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_replicas", b"_replicas", "idle_timeout", b"idle_timeout", "replicas", b"replicas"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_replicas", b"_replicas", "idle_timeout", b"idle_timeout", "model", b"model", "replicas", b"replicas", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__replicas: _TypeAlias = _typing.Literal["replicas"]  # noqa: Y015
+    _WhichOneofArgType__replicas: _TypeAlias = _typing.Literal["_replicas", b"_replicas"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replicas) -> _WhichOneofReturnType__replicas | None: ...
+
+Global___ModelServiceKeepRequest: _TypeAlias = ModelServiceKeepRequest  # noqa: Y015
+
+@_typing.final
+class ModelServiceKeepResponse(_message.Message):
+    """What is kept now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> _model_pb2.Model:
+        """As it stands now."""
+
+    def __init__(
+        self,
+        *,
+        model: _model_pb2.Model | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelServiceKeepResponse: _TypeAlias = ModelServiceKeepResponse  # noqa: Y015
+
+@_typing.final
+class ModelServicePinRequest(_message.Message):
+    """Names a file to keep or to let go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MODEL_REF_FIELD_NUMBER: _builtins.int
+    HIVE_ID_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat."""
+    model_ref: _builtins.str
+    """The reference."""
+    hive_id: _builtins.str
+    """The machine."""
+    pinned: _builtins.bool
+    """True: keep it. False: let it go."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        model_ref: _builtins.str = ...,
+        hive_id: _builtins.str = ...,
+        pinned: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hive_id", b"hive_id", "model_ref", b"model_ref", "pinned", b"pinned", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelServicePinRequest: _TypeAlias = ModelServicePinRequest  # noqa: Y015
+
+@_typing.final
+class ModelServicePinResponse(_message.Message):
+    """The file is kept or let go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def file(self) -> _model_pb2.ModelFile:
+        """As it stands now."""
+
+    def __init__(
+        self,
+        *,
+        file: _model_pb2.ModelFile | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelServicePinResponse: _TypeAlias = ModelServicePinResponse  # noqa: Y015
 
 @_typing.final
 class ModelServiceDeleteRequest(_message.Message):

@@ -50,6 +50,26 @@ class ModelServiceStub:
                 request_serializer=rbee_dot_v1_dot_model__service__pb2.ModelServicePullRequest.SerializeToString,
                 response_deserializer=rbee_dot_v1_dot_model__service__pb2.ModelServicePullResponse.FromString,
                 _registered_method=True)
+        self.SetAlias = channel.unary_unary(
+                '/rbee.v1.ModelService/SetAlias',
+                request_serializer=rbee_dot_v1_dot_model__service__pb2.ModelServiceSetAliasRequest.SerializeToString,
+                response_deserializer=rbee_dot_v1_dot_model__service__pb2.ModelServiceSetAliasResponse.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/rbee.v1.ModelService/DeleteAlias',
+                request_serializer=rbee_dot_v1_dot_model__service__pb2.ModelServiceDeleteAliasRequest.SerializeToString,
+                response_deserializer=rbee_dot_v1_dot_model__service__pb2.ModelServiceDeleteAliasResponse.FromString,
+                _registered_method=True)
+        self.Keep = channel.unary_unary(
+                '/rbee.v1.ModelService/Keep',
+                request_serializer=rbee_dot_v1_dot_model__service__pb2.ModelServiceKeepRequest.SerializeToString,
+                response_deserializer=rbee_dot_v1_dot_model__service__pb2.ModelServiceKeepResponse.FromString,
+                _registered_method=True)
+        self.Pin = channel.unary_unary(
+                '/rbee.v1.ModelService/Pin',
+                request_serializer=rbee_dot_v1_dot_model__service__pb2.ModelServicePinRequest.SerializeToString,
+                response_deserializer=rbee_dot_v1_dot_model__service__pb2.ModelServicePinResponse.FromString,
+                _registered_method=True)
         self.Delete = channel.unary_unary(
                 '/rbee.v1.ModelService/Delete',
                 request_serializer=rbee_dot_v1_dot_model__service__pb2.ModelServiceDeleteRequest.SerializeToString,
@@ -89,6 +109,42 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetAlias(self, request, context):
+        """Gives a model another name, in place of what the name meant before.
+
+        INVALID_ARGUMENT: see BadRequest. ALREADY_EXISTS: MODEL_EXISTS; a file has this name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """Takes a name away.
+
+        NOT_FOUND: ALIAS_NOT_FOUND; list models.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Keep(self, request, context):
+        """Says how many workers of a model are always to be there, and how long one may idle.
+
+        NOT_FOUND: MODEL_NOT_FOUND; the message names the nearest models. INVALID_ARGUMENT: see BadRequest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pin(self, request, context):
+        """Keeps a model's file on a machine from being deleted to make room, or lets it go again.
+
+        NOT_FOUND: MODEL_NOT_FOUND or HIVE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Delete(self, request, context):
         """Deletes a model's file from a machine.
 
@@ -115,6 +171,26 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.Pull,
                     request_deserializer=rbee_dot_v1_dot_model__service__pb2.ModelServicePullRequest.FromString,
                     response_serializer=rbee_dot_v1_dot_model__service__pb2.ModelServicePullResponse.SerializeToString,
+            ),
+            'SetAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAlias,
+                    request_deserializer=rbee_dot_v1_dot_model__service__pb2.ModelServiceSetAliasRequest.FromString,
+                    response_serializer=rbee_dot_v1_dot_model__service__pb2.ModelServiceSetAliasResponse.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=rbee_dot_v1_dot_model__service__pb2.ModelServiceDeleteAliasRequest.FromString,
+                    response_serializer=rbee_dot_v1_dot_model__service__pb2.ModelServiceDeleteAliasResponse.SerializeToString,
+            ),
+            'Keep': grpc.unary_unary_rpc_method_handler(
+                    servicer.Keep,
+                    request_deserializer=rbee_dot_v1_dot_model__service__pb2.ModelServiceKeepRequest.FromString,
+                    response_serializer=rbee_dot_v1_dot_model__service__pb2.ModelServiceKeepResponse.SerializeToString,
+            ),
+            'Pin': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pin,
+                    request_deserializer=rbee_dot_v1_dot_model__service__pb2.ModelServicePinRequest.FromString,
+                    response_serializer=rbee_dot_v1_dot_model__service__pb2.ModelServicePinResponse.SerializeToString,
             ),
             'Delete': grpc.unary_unary_rpc_method_handler(
                     servicer.Delete,
@@ -204,6 +280,114 @@ class ModelService:
             '/rbee.v1.ModelService/Pull',
             rbee_dot_v1_dot_model__service__pb2.ModelServicePullRequest.SerializeToString,
             rbee_dot_v1_dot_model__service__pb2.ModelServicePullResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rbee.v1.ModelService/SetAlias',
+            rbee_dot_v1_dot_model__service__pb2.ModelServiceSetAliasRequest.SerializeToString,
+            rbee_dot_v1_dot_model__service__pb2.ModelServiceSetAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rbee.v1.ModelService/DeleteAlias',
+            rbee_dot_v1_dot_model__service__pb2.ModelServiceDeleteAliasRequest.SerializeToString,
+            rbee_dot_v1_dot_model__service__pb2.ModelServiceDeleteAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Keep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rbee.v1.ModelService/Keep',
+            rbee_dot_v1_dot_model__service__pb2.ModelServiceKeepRequest.SerializeToString,
+            rbee_dot_v1_dot_model__service__pb2.ModelServiceKeepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rbee.v1.ModelService/Pin',
+            rbee_dot_v1_dot_model__service__pb2.ModelServicePinRequest.SerializeToString,
+            rbee_dot_v1_dot_model__service__pb2.ModelServicePinResponse.FromString,
             options,
             channel_credentials,
             insecure,

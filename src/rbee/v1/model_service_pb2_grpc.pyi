@@ -49,6 +49,26 @@ class ModelServiceStub:
     NOT_FOUND: MODEL_NOT_FOUND; the hub has no such file. RESOURCE_EXHAUSTED: INSUFFICIENT_DISK; delete a model.
     UNAVAILABLE: HUB_UNREACHABLE; try again, the download resumes.
     """
+    SetAlias: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ModelServiceSetAliasRequest, _model_service_pb2.ModelServiceSetAliasResponse]
+    """Gives a model another name, in place of what the name meant before.
+
+    INVALID_ARGUMENT: see BadRequest. ALREADY_EXISTS: MODEL_EXISTS; a file has this name.
+    """
+    DeleteAlias: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ModelServiceDeleteAliasRequest, _model_service_pb2.ModelServiceDeleteAliasResponse]
+    """Takes a name away.
+
+    NOT_FOUND: ALIAS_NOT_FOUND; list models.
+    """
+    Keep: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ModelServiceKeepRequest, _model_service_pb2.ModelServiceKeepResponse]
+    """Says how many workers of a model are always to be there, and how long one may idle.
+
+    NOT_FOUND: MODEL_NOT_FOUND; the message names the nearest models. INVALID_ARGUMENT: see BadRequest.
+    """
+    Pin: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ModelServicePinRequest, _model_service_pb2.ModelServicePinResponse]
+    """Keeps a model's file on a machine from being deleted to make room, or lets it go again.
+
+    NOT_FOUND: MODEL_NOT_FOUND or HIVE_NOT_FOUND.
+    """
     Delete: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ModelServiceDeleteRequest, _model_service_pb2.ModelServiceDeleteResponse]
     """Deletes a model's file from a machine.
 
@@ -75,6 +95,26 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     NOT_FOUND: MODEL_NOT_FOUND; the hub has no such file. RESOURCE_EXHAUSTED: INSUFFICIENT_DISK; delete a model.
     UNAVAILABLE: HUB_UNREACHABLE; try again, the download resumes.
+    """
+    SetAlias: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ModelServiceSetAliasRequest, _model_service_pb2.ModelServiceSetAliasResponse]  # type: ignore[assignment]
+    """Gives a model another name, in place of what the name meant before.
+
+    INVALID_ARGUMENT: see BadRequest. ALREADY_EXISTS: MODEL_EXISTS; a file has this name.
+    """
+    DeleteAlias: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ModelServiceDeleteAliasRequest, _model_service_pb2.ModelServiceDeleteAliasResponse]  # type: ignore[assignment]
+    """Takes a name away.
+
+    NOT_FOUND: ALIAS_NOT_FOUND; list models.
+    """
+    Keep: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ModelServiceKeepRequest, _model_service_pb2.ModelServiceKeepResponse]  # type: ignore[assignment]
+    """Says how many workers of a model are always to be there, and how long one may idle.
+
+    NOT_FOUND: MODEL_NOT_FOUND; the message names the nearest models. INVALID_ARGUMENT: see BadRequest.
+    """
+    Pin: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ModelServicePinRequest, _model_service_pb2.ModelServicePinResponse]  # type: ignore[assignment]
+    """Keeps a model's file on a machine from being deleted to make room, or lets it go again.
+
+    NOT_FOUND: MODEL_NOT_FOUND or HIVE_NOT_FOUND.
     """
     Delete: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ModelServiceDeleteRequest, _model_service_pb2.ModelServiceDeleteResponse]  # type: ignore[assignment]
     """Deletes a model's file from a machine.
@@ -114,6 +154,46 @@ class ModelServiceServicer:
 
         NOT_FOUND: MODEL_NOT_FOUND; the hub has no such file. RESOURCE_EXHAUSTED: INSUFFICIENT_DISK; delete a model.
         UNAVAILABLE: HUB_UNREACHABLE; try again, the download resumes.
+        """
+
+    def SetAlias(
+        self,
+        request: _model_service_pb2.ModelServiceSetAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.ModelServiceSetAliasResponse, _abc.Awaitable[_model_service_pb2.ModelServiceSetAliasResponse]]:
+        """Gives a model another name, in place of what the name meant before.
+
+        INVALID_ARGUMENT: see BadRequest. ALREADY_EXISTS: MODEL_EXISTS; a file has this name.
+        """
+
+    def DeleteAlias(
+        self,
+        request: _model_service_pb2.ModelServiceDeleteAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.ModelServiceDeleteAliasResponse, _abc.Awaitable[_model_service_pb2.ModelServiceDeleteAliasResponse]]:
+        """Takes a name away.
+
+        NOT_FOUND: ALIAS_NOT_FOUND; list models.
+        """
+
+    def Keep(
+        self,
+        request: _model_service_pb2.ModelServiceKeepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.ModelServiceKeepResponse, _abc.Awaitable[_model_service_pb2.ModelServiceKeepResponse]]:
+        """Says how many workers of a model are always to be there, and how long one may idle.
+
+        NOT_FOUND: MODEL_NOT_FOUND; the message names the nearest models. INVALID_ARGUMENT: see BadRequest.
+        """
+
+    def Pin(
+        self,
+        request: _model_service_pb2.ModelServicePinRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.ModelServicePinResponse, _abc.Awaitable[_model_service_pb2.ModelServicePinResponse]]:
+        """Keeps a model's file on a machine from being deleted to make room, or lets it go again.
+
+        NOT_FOUND: MODEL_NOT_FOUND or HIVE_NOT_FOUND.
         """
 
     def Delete(

@@ -42,6 +42,7 @@ class HiveHello(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     JOIN_TOKEN_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
+    ENGINES_FIELD_NUMBER: _builtins.int
     hive_id: _builtins.str
     """Its name, unique: 1 to 63 letters, digits, ".", "_" and "-"."""
     address: _builtins.str
@@ -66,6 +67,10 @@ class HiveHello(_message.Message):
     def models(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.ModelFile]:
         """Model files it holds."""
 
+    @_builtins.property
+    def engines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Engines it can start workers with, by name: those that come with rbee and those declared on its machine."""
+
     def __init__(
         self,
         *,
@@ -79,10 +84,11 @@ class HiveHello(_message.Message):
         mode: _hive_pb2.HiveMode.ValueType = ...,
         join_token: _builtins.str = ...,
         pid: _builtins.int = ...,
+        engines: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "devices", b"devices", "hive_id", b"hive_id", "instance_id", b"instance_id", "join_token", b"join_token", "mode", b"mode", "models", b"models", "pid", b"pid", "platform", b"platform", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "devices", b"devices", "engines", b"engines", "hive_id", b"hive_id", "instance_id", b"instance_id", "join_token", b"join_token", "mode", b"mode", "models", b"models", "pid", b"pid", "platform", b"platform", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -110,6 +116,8 @@ class WorkerReport(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     EXIT_FIELD_NUMBER: _builtins.int
     ABSENT_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """The worker. Always set."""
     state: _worker_pb2.WorkerState.ValueType
@@ -134,6 +142,10 @@ class WorkerReport(_message.Message):
     """GPU memory of its process, MB."""
     total_vram_mb: _builtins.int
     """Memory in all on its device, MB."""
+    group: _builtins.int
+    """Process group of its process, which holds the programs its engine starts."""
+    instance: _builtins.str
+    """Drawn when its process started; tells two starts with one process id apart."""
     @_builtins.property
     def spec(self) -> _worker_pb2.WorkerSpec:
         """How it was started."""
@@ -169,10 +181,12 @@ class WorkerReport(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         exit: _worker_pb2.WorkerExit | None = ...,
         absent: _field_mask_pb2.FieldMask | None = ...,
+        group: _builtins.int | None = ...,
+        instance: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_address", b"_address", "_backend", b"_backend", "_context_length", b"_context_length", "_cpu_pct", b"_cpu_pct", "_gpu_util_pct", b"_gpu_util_pct", "_pid", b"_pid", "_rss_mb", b"_rss_mb", "_slots_total", b"_slots_total", "_state", b"_state", "_total_vram_mb", b"_total_vram_mb", "_vram_mb", b"_vram_mb", "absent", b"absent", "address", b"address", "backend", b"backend", "context_length", b"context_length", "cpu_pct", b"cpu_pct", "exit", b"exit", "gpu_util_pct", b"gpu_util_pct", "pid", b"pid", "rss_mb", b"rss_mb", "slots_total", b"slots_total", "spec", b"spec", "start_time", b"start_time", "state", b"state", "total_vram_mb", b"total_vram_mb", "vram_mb", b"vram_mb"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_address", b"_address", "_backend", b"_backend", "_context_length", b"_context_length", "_cpu_pct", b"_cpu_pct", "_gpu_util_pct", b"_gpu_util_pct", "_group", b"_group", "_instance", b"_instance", "_pid", b"_pid", "_rss_mb", b"_rss_mb", "_slots_total", b"_slots_total", "_state", b"_state", "_total_vram_mb", b"_total_vram_mb", "_vram_mb", b"_vram_mb", "absent", b"absent", "address", b"address", "backend", b"backend", "context_length", b"context_length", "cpu_pct", b"cpu_pct", "exit", b"exit", "gpu_util_pct", b"gpu_util_pct", "group", b"group", "instance", b"instance", "pid", b"pid", "rss_mb", b"rss_mb", "slots_total", b"slots_total", "spec", b"spec", "start_time", b"start_time", "state", b"state", "total_vram_mb", b"total_vram_mb", "vram_mb", b"vram_mb"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_address", b"_address", "_backend", b"_backend", "_context_length", b"_context_length", "_cpu_pct", b"_cpu_pct", "_gpu_util_pct", b"_gpu_util_pct", "_pid", b"_pid", "_rss_mb", b"_rss_mb", "_slots_total", b"_slots_total", "_state", b"_state", "_total_vram_mb", b"_total_vram_mb", "_vram_mb", b"_vram_mb", "absent", b"absent", "address", b"address", "backend", b"backend", "context_length", b"context_length", "cpu_pct", b"cpu_pct", "exit", b"exit", "gpu_util_pct", b"gpu_util_pct", "pid", b"pid", "rss_mb", b"rss_mb", "slots_total", b"slots_total", "spec", b"spec", "start_time", b"start_time", "state", b"state", "total_vram_mb", b"total_vram_mb", "vram_mb", b"vram_mb", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_address", b"_address", "_backend", b"_backend", "_context_length", b"_context_length", "_cpu_pct", b"_cpu_pct", "_gpu_util_pct", b"_gpu_util_pct", "_group", b"_group", "_instance", b"_instance", "_pid", b"_pid", "_rss_mb", b"_rss_mb", "_slots_total", b"_slots_total", "_state", b"_state", "_total_vram_mb", b"_total_vram_mb", "_vram_mb", b"_vram_mb", "absent", b"absent", "address", b"address", "backend", b"backend", "context_length", b"context_length", "cpu_pct", b"cpu_pct", "exit", b"exit", "gpu_util_pct", b"gpu_util_pct", "group", b"group", "instance", b"instance", "pid", b"pid", "rss_mb", b"rss_mb", "slots_total", b"slots_total", "spec", b"spec", "start_time", b"start_time", "state", b"state", "total_vram_mb", b"total_vram_mb", "vram_mb", b"vram_mb", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__address: _TypeAlias = _typing.Literal["address"]  # noqa: Y015
     _WhichOneofArgType__address: _TypeAlias = _typing.Literal["_address", b"_address"]  # noqa: Y015
@@ -184,6 +198,10 @@ class WorkerReport(_message.Message):
     _WhichOneofArgType__cpu_pct: _TypeAlias = _typing.Literal["_cpu_pct", b"_cpu_pct"]  # noqa: Y015
     _WhichOneofReturnType__gpu_util_pct: _TypeAlias = _typing.Literal["gpu_util_pct"]  # noqa: Y015
     _WhichOneofArgType__gpu_util_pct: _TypeAlias = _typing.Literal["_gpu_util_pct", b"_gpu_util_pct"]  # noqa: Y015
+    _WhichOneofReturnType__group: _TypeAlias = _typing.Literal["group"]  # noqa: Y015
+    _WhichOneofArgType__group: _TypeAlias = _typing.Literal["_group", b"_group"]  # noqa: Y015
+    _WhichOneofReturnType__instance: _TypeAlias = _typing.Literal["instance"]  # noqa: Y015
+    _WhichOneofArgType__instance: _TypeAlias = _typing.Literal["_instance", b"_instance"]  # noqa: Y015
     _WhichOneofReturnType__pid: _TypeAlias = _typing.Literal["pid"]  # noqa: Y015
     _WhichOneofArgType__pid: _TypeAlias = _typing.Literal["_pid", b"_pid"]  # noqa: Y015
     _WhichOneofReturnType__rss_mb: _TypeAlias = _typing.Literal["rss_mb"]  # noqa: Y015
@@ -206,6 +224,10 @@ class WorkerReport(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_pct) -> _WhichOneofReturnType__cpu_pct | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_util_pct) -> _WhichOneofReturnType__gpu_util_pct | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__group) -> _WhichOneofReturnType__group | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance) -> _WhichOneofReturnType__instance | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pid) -> _WhichOneofReturnType__pid | None: ...
     @_typing.overload

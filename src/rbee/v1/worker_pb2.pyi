@@ -97,7 +97,7 @@ class WorkerSpec(_message.Message):
     model_ref: _builtins.str
     """Reference of the model it loads, "file:/abs/path" or one the hive lists."""
     engine: _builtins.str
-    """The engine: "llamacpp" or "synthetic"."""
+    """The engine: "llamacpp", "synthetic" or one declared on the hive's machine."""
     slots: _builtins.int
     """Generations it runs at once, 1 to 256."""
     context_length: _builtins.int
@@ -197,6 +197,8 @@ class Worker(_message.Message):
     PINNED_FIELD_NUMBER: _builtins.int
     EXIT_FIELD_NUMBER: _builtins.int
     MEMORY_CLAIMED_MB_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique in the cluster."""
     hive_id: _builtins.str
@@ -239,6 +241,10 @@ class Worker(_message.Message):
     """True when it must not be evicted."""
     memory_claimed_mb: _builtins.int
     """Memory promised to it, MB."""
+    group: _builtins.int
+    """Process group of its process; 0 when not known."""
+    instance: _builtins.str
+    """Drawn when its process started; empty when not known."""
     @_builtins.property
     def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Devices it uses."""
@@ -283,10 +289,12 @@ class Worker(_message.Message):
         pinned: _builtins.bool = ...,
         exit: Global___WorkerExit | None = ...,
         memory_claimed_mb: _builtins.int = ...,
+        group: _builtins.int = ...,
+        instance: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_avg_tokens_per_sec", b"_avg_tokens_per_sec", "_cpu_pct", b"_cpu_pct", "_gpu_util_pct", b"_gpu_util_pct", "_rss_mb", b"_rss_mb", "_total_vram_mb", b"_total_vram_mb", "_vram_mb", b"_vram_mb", "avg_tokens_per_sec", b"avg_tokens_per_sec", "cpu_pct", b"cpu_pct", "exit", b"exit", "gpu_util_pct", b"gpu_util_pct", "idle", b"idle", "rss_mb", b"rss_mb", "total_vram_mb", b"total_vram_mb", "uptime", b"uptime", "vram_mb", b"vram_mb"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_avg_tokens_per_sec", b"_avg_tokens_per_sec", "_cpu_pct", b"_cpu_pct", "_gpu_util_pct", b"_gpu_util_pct", "_rss_mb", b"_rss_mb", "_total_vram_mb", b"_total_vram_mb", "_vram_mb", b"_vram_mb", "address", b"address", "avg_tokens_per_sec", b"avg_tokens_per_sec", "backend", b"backend", "context_length", b"context_length", "cpu_pct", b"cpu_pct", "device_ids", b"device_ids", "engine", b"engine", "exit", b"exit", "gpu_util_pct", b"gpu_util_pct", "hive_id", b"hive_id", "id", b"id", "idle", b"idle", "jobs_completed", b"jobs_completed", "memory_claimed_mb", b"memory_claimed_mb", "model", b"model", "model_ref", b"model_ref", "pid", b"pid", "pinned", b"pinned", "rss_mb", b"rss_mb", "slots_available", b"slots_available", "slots_total", b"slots_total", "state", b"state", "total_vram_mb", b"total_vram_mb", "uptime", b"uptime", "vram_mb", b"vram_mb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_avg_tokens_per_sec", b"_avg_tokens_per_sec", "_cpu_pct", b"_cpu_pct", "_gpu_util_pct", b"_gpu_util_pct", "_rss_mb", b"_rss_mb", "_total_vram_mb", b"_total_vram_mb", "_vram_mb", b"_vram_mb", "address", b"address", "avg_tokens_per_sec", b"avg_tokens_per_sec", "backend", b"backend", "context_length", b"context_length", "cpu_pct", b"cpu_pct", "device_ids", b"device_ids", "engine", b"engine", "exit", b"exit", "gpu_util_pct", b"gpu_util_pct", "group", b"group", "hive_id", b"hive_id", "id", b"id", "idle", b"idle", "instance", b"instance", "jobs_completed", b"jobs_completed", "memory_claimed_mb", b"memory_claimed_mb", "model", b"model", "model_ref", b"model_ref", "pid", b"pid", "pinned", b"pinned", "rss_mb", b"rss_mb", "slots_available", b"slots_available", "slots_total", b"slots_total", "state", b"state", "total_vram_mb", b"total_vram_mb", "uptime", b"uptime", "vram_mb", b"vram_mb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__avg_tokens_per_sec: _TypeAlias = _typing.Literal["avg_tokens_per_sec"]  # noqa: Y015
     _WhichOneofArgType__avg_tokens_per_sec: _TypeAlias = _typing.Literal["_avg_tokens_per_sec", b"_avg_tokens_per_sec"]  # noqa: Y015
