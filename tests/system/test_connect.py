@@ -170,6 +170,7 @@ def test_bad_input_is_told_what_is_wrong(curl, web, method, body, kind, status, 
 
 def test_pages_of_other_sites_may_not_ask_unless_they_are_named(curl, web):
     assert curl(LIST, {}, JSON, "origin: https://evil.example")[0] == 403
+    assert curl(LIST, {}, JSON, "origin: http://127.evil.example")[0] == 403
     assert curl(LIST, {}, JSON, "origin: https://chat.example")[0] == 200
     assert curl(LIST, {}, JSON, "origin: http://localhost:5173")[0] == 200
     assert curl(LIST, {}, JSON, "x-odd: \xff")[0] == 200

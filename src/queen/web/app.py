@@ -35,6 +35,9 @@ TOLD: Final = (
 )
 """Headers that pages of other sites may read where they may ask at all."""
 
+OWN_PAGES: Final = r"https?://(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?"
+"""Origins of pages of this machine's own addresses, which may always ask."""
+
 
 def build(
     told: Settings,
@@ -65,12 +68,15 @@ def build(
         _at("/openapi.json", _document),
         *more,
     ]
-    app: ASGIApp = edge.Edge(Router(routes, redirect_slashes=False, default=_nothing), new_id, origins)
-    if origins:
-        app = CORSMiddleware(
-            app, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"], expose_headers=TOLD
-        )
-    return app
+    app = edge.Edge(Router(routes, redirect_slashes=False, default=_nothing), new_id, origins)
+    return CORSMiddleware(
+        app,
+        allow_origins=list(origins),
+        allow_origin_regex=OWN_PAGES,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=TOLD,
+    )
 
 
 def _at(path: str, app: ASGIApp, method: str = "GET") -> Route:
