@@ -5,9 +5,11 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import Engine, event
 
 import rbee
 from postgres import running_postgres
@@ -45,6 +47,19 @@ class SetClock:
         return self.time
 
     monotonic = now
+
+
+@contextmanager
+def counted(what):
+    """One member for each time SQLAlchemy does something, in any database."""
+    seen = []
+
+    def note(*_):
+        seen.append(what)
+
+    event.listen(Engine, what, note)
+    yield seen
+    event.remove(Engine, what, note)
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +112,11 @@ async def test_a_job_comes_back_as_it_was(store):
 
 
 async def test_jobs_are_found_by_many_request_ids_in_few_queries(store):
-    from sqlalchemy import event
-
     for order in range(1, 101):
         store.save_job(job(f"job-{order}", order, request_id=f"r-{order}"))
     await store.flush()
-    queries = []
-    event.listen(store._engine.sync_engine, "before_cursor_execute", lambda *_: queries.append(1))
-    found = await asyncio.gather(*(store.find_job(f"r-{order}") for order in range(1, 201)))
+    with counted("before_cursor_execute") as queries:
+        found = await asyncio.gather(*(store.find_job(f"r-{order}") for order in range(1, 201)))
     assert [one and one.order for one in found] == [*range(1, 101), *[None] * 100]
     assert len(queries) <= 2
     assert {one: known.order for one, known in (await store.find_jobs(["r-1", "r-7", "r-x"])).items()} == {
@@ -395,13 +407,10 @@ async def test_while_the_database_is_away_promises_are_kept_and_the_rest_is_boun
 
 
 async def test_writes_of_one_turn_share_a_transaction(store):
-    commits = []
-    from sqlalchemy import event
-
-    event.listen(store._engine.sync_engine, "commit", lambda _: commits.append(1))
-    for order in range(1, 201):
-        store.save_job(job(f"job-{order}", order))
-    await store.flush()
+    with counted("commit") as commits:
+        for order in range(1, 201):
+            store.save_job(job(f"job-{order}", order))
+        await store.flush()
     assert len(await listing(store, limit=500)) == 200
     assert len(commits) == 1
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import JSON, Row, String, cast, create_engine, event, func, inspect, make_url, select, text
+from sqlalchemy import JSON, Row, String, cast, create_engine, func, inspect, make_url, select, text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from queen.core.model import RESTING_STATES, Asks, Decision, Hive, Job, JobState
 from queen.core.tenants import Tenant, TenantUsage
 from queen.core.versions import PolicyActivation, PolicyVersion
 from queen.storage import rows
+from queen.storage.database import Database, open_database
 from queen.storage.lookup import Lookup
 from queen.storage.tables import (
     DECISIONS,
@@ -40,17 +39,16 @@ log = logging.getLogger(__name__)
 
 START_PATIENCE_S: Final = 30.0
 """How long a queen that starts waits for a database server that is not there yet: they often start together."""
-CONNECT_TIMEOUT_S: Final = 5
 
 
 class SqlStore:
     """Keeps what survives the queen. Open with `open_store`; run `writer.run()` beside it."""
 
-    def __init__(self, engine: AsyncEngine, *, keep_requests: bool = False) -> None:
-        self._engine = engine
+    def __init__(self, database: Database, *, keep_requests: bool = False) -> None:
+        self._database = database
         self._keep_requests = keep_requests
         self._lookup = Lookup(self._find_jobs)
-        self.writer = Writer(engine)
+        self.writer = Writer(database)
 
     def save_job(self, job: Job) -> None:
         """Writes a job's newest state."""
@@ -247,17 +245,16 @@ class SqlStore:
 
     async def close(self) -> None:
         """Closes the connections; the writer must have returned."""
-        await self._engine.dispose()
+        await self._database.close()
 
     async def _read(self, query: Any) -> list[dict[str, Any]]:
         return [row._asdict() for row in await self._fetch(query)]
 
     async def _fetch(self, query: Any) -> Sequence[Row[Any]]:
         try:
-            async with self._engine.connect() as connection:
-                return (await connection.execute(query)).all()
+            return await self._database.fetch(query)
         except SQLAlchemyError as error:
-            raise unavailable(error, self._engine.url) from error
+            raise unavailable(error, self._database.url) from error
 
 
 def open_store(url: str, *, migrate: bool = True, keep_requests: bool = False) -> SqlStore:
@@ -269,17 +266,11 @@ def open_store(url: str, *, migrate: bool = True, keep_requests: bool = False) -
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         _make_private(Path(parsed.database))
-    if parsed.get_backend_name() == "sqlite":
-        engine = create_async_engine(_async_url(url))
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    else:
-        patience = {"connect_timeout": CONNECT_TIMEOUT_S}
-        engine = create_async_engine(_async_url(url), pool_pre_ping=True, connect_args=patience)
     try:
         _bring_up_to_date(url, migrate=migrate)
     except (SQLAlchemyError, OSError) as error:
         raise unavailable(error, parsed) from error
-    return SqlStore(engine, keep_requests=keep_requests)
+    return SqlStore(open_database(parsed), keep_requests=keep_requests)
 
 
 async def open_in_time(url: str, clock: Clock, *, migrate: bool, keep_requests: bool) -> SqlStore:
@@ -330,13 +321,6 @@ def _revision(url: str) -> str | None:
     return None
 
 
-def _async_url(url: str) -> str:
-    parsed = make_url(url)
-    if parsed.drivername == "sqlite":
-        parsed = parsed.set(drivername="sqlite+aiosqlite")
-    return parsed.render_as_string(hide_password=False)
-
-
 def _make_private(path: Path) -> None:
     """Makes the file for its owner alone before SQLite makes it for everybody."""
     try:
@@ -347,11 +331,3 @@ def _make_private(path: Path) -> None:
             "Check its permissions and free disk space, or choose another with --database or --data-dir",
             "STORAGE_UNAVAILABLE",
         ) from error
-
-
-def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA busy_timeout=5000")
-    cursor.close()

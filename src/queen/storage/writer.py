@@ -12,8 +12,8 @@ from typing import Any, Final
 from sqlalchemy import Table, bindparam, delete
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
+from queen.storage.database import Database, Statement
 from queen.storage.tables import (
     DECISIONS,
     HIVES,
@@ -86,14 +86,14 @@ class _Batch:
 class Writer:
     """The only writer of the database. `run` must be running for `flush` to return."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._batch = _Batch()
         self._news = asyncio.Event()
         self._hurry = asyncio.Event()
         self._closing = False
         self._trouble: errors.Unreachable | None = None
-        dialect: Any = postgresql if engine.dialect.name == "postgresql" else sqlite
+        dialect: Any = postgresql if database.url.get_backend_name() == "postgresql" else sqlite
         self._upserts = {table.name: _upsert(dialect.insert(table), table) for table in _WRITTEN}
 
     def put(self, table: Table, key: str, row: Written, *, spare: bool = False) -> None:
@@ -159,23 +159,20 @@ class Writer:
     async def _write(self, batch: _Batch) -> None:
         statements = list(self._statements(batch))
         try:
-            async with self._engine.begin() as connection:
-                for statement, rows in statements:
-                    await connection.execute(statement, rows)
+            await self._database.write(statements)
         except IntegrityError:
             await self._write_one_by_one(statements)
 
-    async def _write_one_by_one(self, statements: list[tuple[Any, list[Row]]]) -> None:
+    async def _write_one_by_one(self, statements: list[Statement]) -> None:
         """Writes all but the rows that contradict others, so that one of these does not hold up the rest for ever."""
         for statement, rows in statements:
             for row in rows:
                 try:
-                    async with self._engine.begin() as connection:
-                        await connection.execute(statement, row)
+                    await self._database.write([(statement, [row])])
                 except IntegrityError as error:
                     log.error("%s cannot be kept: %s", row.get("id"), error.orig)
 
-    def _statements(self, batch: _Batch) -> Iterator[tuple[Any, list[Row]]]:
+    def _statements(self, batch: _Batch) -> Iterator[Statement]:
         for name, changes in batch.rows.items():
             if rows := [row() for row in changes.values() if row is not None]:
                 yield self._upserts[name], rows
@@ -189,7 +186,7 @@ class Writer:
         _resolve(batch.waiters, None)
 
     async def _failed(self, batch: _Batch, error: Exception) -> None:
-        trouble = unavailable(error, self._engine.url, "written")
+        trouble = unavailable(error, self._database.url, "written")
         if self._trouble is None or self._trouble.message != trouble.message:
             log.error("%s", trouble)
         self._trouble = trouble
